@@ -1,0 +1,107 @@
+// Backend: how a worker loads and runs bucket models, whatever executes them.
+//
+// The worker depends on this header only; a backend includes neither the worker nor the supervisor.
+// No type of LibTorch or libnrt appears here, so that those libraries (which may have another C++
+// ABI) stay behind it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "bucketd/model_description.h"
+#include "bucketd/status.h"
+
+namespace bucketd {
+
+// A contiguous tensor in host memory. Does not own.
+struct TensorView {
+  DType dtype = DType::kFloat32;
+  Shape shape;
+  std::byte* data = nullptr;  // 64-byte aligned; may be null when the tensor has no elements
+};
+
+struct ConstTensorView {
+  DType dtype = DType::kFloat32;
+  Shape shape;
+  const std::byte* data = nullptr;
+};
+
+// Inputs in the form that a bucket takes. Made by BucketModel, used once. Holds the memory it made
+// itself; views given to BucketModel::wrap must outlive it.
+class PreparedInputs {
+ public:
+  virtual ~PreparedInputs() = default;
+  virtual std::size_t bucket() const = 0;
+};
+
+// A loaded bucket model on one worker.
+//
+// Thread safety: run_kernel, wrap and execute may be called from all executor threads at once, but
+// never twice at once with the same `executor`. Errors name the model, and for kernels what they
+// gave and what the bucket expects; never a library's stack trace.
+class BucketModel {
+ public:
+  virtual ~BucketModel() = default;
+
+  // Validated. Constant over the model's life.
+  virtual const ModelDescription& description() const = 0;
+
+  // Runs the bucket kernel as the author wrote it, on inputs as the caller has them (checked by
+  // check_inputs() before). The views must stay valid and unchanged until the PreparedInputs are
+  // gone: the caller copies what a client could still write.
+  // Errors: OUT_OF_RANGE when the kernel finds no bucket (an empty list), INTERNAL when its result
+  // does not fit the bucket it names, INVALID_ARGUMENT when it raises.
+  virtual Result<std::unique_ptr<PreparedInputs>> run_kernel(
+      std::size_t executor, std::span<const ConstTensorView> inputs) = 0;
+
+  // Takes inputs that have the bucket's shapes and dtypes already (asserted). No copy.
+  virtual Result<std::unique_ptr<PreparedInputs>> wrap(std::size_t executor, std::size_t bucket,
+                                                       std::span<const ConstTensorView> inputs) = 0;
+
+  // Runs the bucket. `states`: the session's full buffers, in the order of description().states,
+  // sliced here by the model's preprocessor and updated in place. `outputs`: destinations of the
+  // bucket's output shapes, in the order of description().outputs.
+  // Errors: INTERNAL when the bucket raises or gives something else than described.
+  virtual Status execute(std::size_t executor, PreparedInputs& inputs,
+                         std::span<const TensorView> states,
+                         std::span<const TensorView> outputs) = 0;
+
+  // Writes the artifact's initial values into `states` (full buffers).
+  virtual Status initialise_states(std::span<const TensorView> states) = 0;
+
+  // Bytes of weights and constants that the model holds.
+  virtual std::uint64_t resident_bytes() const = 0;
+};
+
+struct BackendOptions {
+  std::uint32_t core_count = 1;                 // executor threads that will call
+  std::uint32_t threads_per_core = 1;           // LibTorch and BLAS threads for each of them
+  std::vector<std::string> operator_libraries;  // loaded before the first artifact
+};
+
+// Thread safety: load() is called from one thread at a time, while models execute on others.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // "torchscript 1.13.1".
+  virtual std::string version() const = 0;
+
+  // To be called once by every executor thread before it executes anything: bounds its threads.
+  virtual void prepare_executor_thread(std::size_t executor) = 0;
+
+  // Loads the artifact behind `fd` (read with pread, not closed), checks the seal and metadata,
+  // validates the kernel at each bucket's exact shape and one beyond, and runs every bucket once
+  // (warm-up). `name` replaces the artifact's own name when it is not empty.
+  // Errors: INVALID_ARGUMENT or DATA_LOSS with the reason; the backend is as before.
+  virtual Result<std::unique_ptr<BucketModel>> load(int fd, const std::string& name) = 0;
+};
+
+// daemon/backends/torchscript.
+Result<std::unique_ptr<Backend>> make_torchscript_backend(const BackendOptions& options);
+
+}  // namespace bucketd

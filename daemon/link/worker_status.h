@@ -1,0 +1,46 @@
+// WorkerStatus: one page that the worker writes and the supervisor reads at any time, above all
+// after the worker's death: what was it executing, for whom, since when?
+//
+// The supervisor makes the memfd and keeps it over the worker's death. A worker is not trusted with
+// more than its own fate: the supervisor checks every index it reads here.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <type_traits>
+
+namespace bucketd {
+
+inline constexpr std::uint32_t kMaxExecutors = 64;
+
+enum class ExecutorState : std::uint32_t { kIdle = 0, kExecuting = 1 };
+
+// What one executor thread does. Written in this order: the fields, then `state` = kExecuting
+// (release); at the end `state` = kIdle (release). A reader loads `state` (acquire) first. The
+// supervisor reads the rest for decisions only when the worker is dead or seems to hang, when they
+// no longer change; a torn read of a living worker is harmless, since it re-reads `started_ns`
+// before it acts.
+struct alignas(128) ExecutorStatus {
+  std::atomic<std::uint32_t> state;
+  std::atomic<std::uint32_t> model_id;
+  std::atomic<std::uint32_t> lane_id;
+  std::atomic<std::uint32_t> bucket;
+  std::atomic<std::uint64_t> channel_id;
+  std::atomic<std::uint64_t> user_data;
+  std::atomic<std::uint64_t> session_handle;
+  std::atomic<std::uint64_t> started_ns;  // CLOCK_MONOTONIC
+  std::atomic<std::uint64_t> completed;   // requests answered with OK, ever
+  std::atomic<std::uint64_t> failed;      // requests answered otherwise, ever
+};
+
+struct WorkerStatus {
+  // model_id + 1 of the model that is being loaded or warmed up now; 0: none.
+  alignas(128) std::atomic<std::uint32_t> loading;
+  ExecutorStatus executors[kMaxExecutors];
+};
+
+inline constexpr std::uint64_t kWorkerStatusBytes = 12288;
+static_assert(sizeof(WorkerStatus) <= kWorkerStatusBytes);
+static_assert(std::is_standard_layout_v<WorkerStatus>);
+
+}  // namespace bucketd
