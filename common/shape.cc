@@ -27,17 +27,20 @@ std::optional<std::uint64_t> Shape::element_count() const {
   constexpr std::uint64_t kMax = std::numeric_limits<std::int64_t>::max();
   std::uint64_t count = 1;
   bool has_zero = false;
+  bool overflows = false;
   for (const std::int64_t size : dims()) {
     if (size < 0) return std::nullopt;
     if (size == 0) {
       has_zero = true;
       continue;
     }
-    if (__builtin_mul_overflow(count, static_cast<std::uint64_t>(size), &count) || count > kMax) {
-      return std::nullopt;
-    }
+    overflows = overflows ||
+                __builtin_mul_overflow(count, static_cast<std::uint64_t>(size), &count) ||
+                count > kMax;
   }
-  return has_zero ? 0 : count;
+  if (has_zero) return 0;
+  if (overflows) return std::nullopt;
+  return count;
 }
 
 std::optional<std::uint64_t> Shape::byte_size(DType dtype) const {
