@@ -1,0 +1,343 @@
+"""`bucket_model_trace`: traces one model per bucket and packs them into one bucket model."""
+
+import inspect
+from collections.abc import Mapping
+
+import torch
+
+from bucketd import __version__, dtypes, metadata as metadata_rules
+from bucketd.errors import TraceError
+from bucketd.torch_neuronx import bucket_model, crop, input_dims, kernel_check, states as state_rules, weights
+from bucketd.torch_neuronx.config import BucketModelConfig
+from bucketd.torch_neuronx.pad_kernel import PadKernel
+
+
+def bucket_model_trace(func, example_inputs, bucket_config, compiler_workdir=None, compiler_args=None):
+    """Traces a bucket model; torch-neuronx's function of that name, compiling for the CPU.
+
+      func: a factory: called with `bucket_config.func_kwargs`, once for each bucket, returns
+        `(model, input_output_aliases)`. The aliases map a state tensor to the output that updates it;
+        these outputs come after the ordinary ones and are not returned to the caller. The model is put
+        into evaluation mode; weights that are equal in several buckets are stored once.
+      example_inputs: for each bucket, a tensor or a tuple of tensors of exactly the bucket's shapes.
+      bucket_config: a `BucketModelConfig`.
+      compiler_workdir, compiler_args: of neuronx-cc, which has no part in compiling for a CPU: ignored.
+
+    Returns a `BucketModel`: callable with raw inputs, saved with its `save` or with `torch.jit.save`.
+    Raises `TraceError` (`KernelError`, `CropError`) when kernel, model, examples and states contradict
+    each other: the kernel is run over its whole declared input range before anything is returned.
+    """
+    if not isinstance(bucket_config, BucketModelConfig):
+        raise TraceError("bucket_config has to be a BucketModelConfig")
+    examples = _read_examples(example_inputs)
+    made = [_call_factory(func, kwargs) for kwargs in bucket_config.kwargs_per_bucket(len(examples))]
+    given_names = _names(bucket_config.state_names, len(bucket_config.shared_state_buffer), "state")
+    per_bucket = [
+        state_rules.read_aliases(model, aliases, bucket_config.shared_state_buffer, given_names)
+        for model, aliases in made
+    ]
+    _require_same_aliases(per_bucket)
+    buffers = state_rules.initial_buffers(bucket_config, per_bucket)
+    shapes_collection = state_rules.expected_shapes(bucket_config, per_bucket, buffers)
+    preprocessor = bucket_config.make_preprocessor() if buffers else None
+    weights.share_equal_tensors([model for model, _ in made])
+
+    traced = []
+    for number, ((model, _), example) in enumerate(zip(made, examples)):
+        # Tracing runs the model: on a copy, so that the initial values stay what they are.
+        copies = [buffer.clone() for buffer in buffers]
+        views = state_rules.views_of(preprocessor, shapes_collection, copies, number, per_bucket[number].outputs)
+        traced.append(_TracedBucket(model, example, views, copies, per_bucket[number], number))
+    _require_same_outputs(traced)
+
+    input_shapes = [[list(tensor.shape) for tensor in example] for example in examples]
+    kernel, kernel_source, kernel_metadata, padded_dims = _resolve_kernel(bucket_config, examples, input_shapes)
+    ordinary = traced[0].ordinary_count
+    input_names = _names(bucket_config.input_names, len(examples[0]), "input")
+    output_names = _names(bucket_config.output_names or traced[0].output_names, ordinary, "output")
+    state_names = _names(bucket_config.state_names, len(buffers), "state")
+    dims = input_dims.InputDims(
+        input_shapes, padded_dims, _by_index(bucket_config.min_sizes, input_names), input_names
+    )
+    kernel_check.check(kernel, examples, dims, bucket_config.kernel_may_change_values)
+    output_shapes = [[shape for shape, _ in bucket.outputs[:ordinary]] for bucket in traced]
+    metadata = {
+        "format": metadata_rules.FORMAT,
+        "version": metadata_rules.VERSION,
+        "sealed": True,
+        "name": bucket_config.name,
+        "producer": f"bucketd.torch_neuronx {__version__}",
+        "inputs": [
+            {"name": name, "dtype": dtypes.name_of(tensor.dtype)} for name, tensor in zip(input_names, examples[0])
+        ],
+        "outputs": [
+            {"name": name, "dtype": dtypes.name_of(dtype)}
+            for name, (_, dtype) in zip(output_names, traced[0].outputs)
+        ],
+        "states": _describe_states(state_names, buffers, bucket_config.sequence_dims),
+        "aliases": [{"state": s, "output": o} for s, o in sorted(per_bucket[0].outputs.items())],
+        "buckets": [
+            {"inputs": input_shapes[b], "outputs": output_shapes[b], "states": shapes_collection[b]}
+            for b in range(len(examples))
+        ],
+        "kernel": kernel_metadata,
+        "preprocessor": preprocessor is not None,
+        "accepts": bucket_config.accepts,
+        "dims": dims.metadata(),
+        "crop": crop.infer(bucket_config.crop, dims, output_shapes, output_names, kernel, kernel_metadata, examples),
+    }
+    return bucket_model.assemble(
+        metadata,
+        [bucket.module for bucket in traced],
+        kernel,
+        kernel_source,
+        preprocessor,
+        buffers,
+        traced[0].returns_tensor and ordinary == 1,
+    )
+
+
+class _TracedBucket:
+    """One bucket, traced: its module and what it gives.
+
+    `outputs` are (shape, dtype), the ordinary ones first; `returns_tensor` says that the model gives a
+    bare tensor rather than a tuple.
+    """
+
+    def __init__(self, model, example, views, buffers, states, number):
+        self.returns_tensor = False
+        self.output_names = None
+        arguments = [f"input_{i}" for i in range(len(example))] + [f"state_{s}" for s in range(len(views))]
+        wrapper = _make_wrapper(model, arguments, len(example), states.locations)
+        saved = _take_out(states.locations)
+        was_training = isinstance(model, torch.nn.Module) and model.training
+        try:
+            if was_training:
+                model.eval()
+            with torch.no_grad():
+                before = [view.clone() for view in views]
+                wrapper.observe = self._observe
+                results = wrapper(*[tensor.clone() for tensor in example], *views)
+                wrapper.observe = None
+                self._check_lost_writes(before, views, buffers, number)
+                expected = [result.clone() for result in _as_list(results)]
+                self._check_outputs(results, states, before, number)
+                self.module = _trace(wrapper, example, before, number)
+                again = self.module(*[tensor.clone() for tensor in example], *[view.clone() for view in before])
+        finally:
+            _put_back(states.locations, saved)
+            if was_training:
+                model.train()
+        _require_same_values(expected, _as_list(again), number)
+
+    def _observe(self, raw):
+        self.returns_tensor = isinstance(raw, torch.Tensor)
+        if isinstance(raw, Mapping):
+            self.output_names = [str(name) for name in raw]
+
+    @staticmethod
+    def _check_lost_writes(before, views, buffers, number):
+        for s, (old, view, buffer) in enumerate(zip(before, views, buffers)):
+            if not state_rules.is_view_of(view, buffer) and not torch.equal(old, view):
+                raise TraceError(
+                    f"bucket {number} writes into state {s}, but the state preprocessor gave it a copy:"
+                    " slice the state instead, so that the write is kept"
+                )
+
+    def _check_outputs(self, results, states, before, number):
+        self.outputs = [(list(result.shape), result.dtype) for result in _as_list(results)]
+        self.ordinary_count = len(self.outputs) - len(states.outputs)
+        wanted = set(range(self.ordinary_count, len(self.outputs)))
+        if set(states.outputs.values()) != wanted:
+            raise TraceError(
+                f"bucket {number} gives {len(self.outputs)} outputs; the {len(states.outputs)} aliased ones have"
+                f" to be the last, each once, but input_output_aliases names {sorted(states.outputs.values())}"
+            )
+        for state, output in states.outputs.items():
+            shape, dtype = self.outputs[output]
+            if shape != list(before[state].shape) or dtype != before[state].dtype:
+                raise TraceError(
+                    f"output {output} of bucket {number} is {dtype} {shape}; it is to update state {state},"
+                    f" which is {before[state].dtype} {list(before[state].shape)}"
+                )
+        for index, (_, dtype) in enumerate(self.outputs):
+            if str(dtype).removeprefix("torch.") not in dtypes.DTYPE_NAMES:
+                raise TraceError(f"output {index} of bucket {number} has dtype {dtype}, which artifacts do not carry")
+
+
+def _make_wrapper(model, arguments, input_count, locations):
+    """A module of the artifact's calling convention around `model`."""
+
+    class Bucket(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.observe = None
+            if isinstance(model, torch.nn.Module):
+                self.model = model
+            else:
+                object.__setattr__(self, "model", model)
+
+        def forward(self, *tensors):
+            inputs, states = tensors[:input_count], tensors[input_count:]
+            trailing = []
+            for location, state in zip(locations, states):
+                if location is None:
+                    trailing.append(state)
+                else:
+                    module, kind, name = location
+                    getattr(module, kind)[name] = state
+            raw = self.model(*inputs, *trailing)
+            if self.observe is not None:
+                self.observe(raw)
+            results = tuple(_flatten(raw))
+            return results[0] if len(results) == 1 else results
+
+    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ["self", *arguments]]
+    Bucket.forward.__signature__ = inspect.Signature(parameters)
+    wrapper = Bucket()
+    wrapper.eval()
+    return wrapper
+
+
+def _take_out(locations):
+    """Removes state tensors from the model: traced, they are arguments and not part of the bucket."""
+    saved = []
+    for location in locations:
+        if location is not None:
+            module, kind, name = location
+            saved.append(getattr(module, kind).pop(name))
+    return saved
+
+
+def _put_back(locations, saved):
+    for location, tensor in zip([place for place in locations if place is not None], saved):
+        module, kind, name = location
+        getattr(module, kind)[name] = tensor
+
+
+def _trace(wrapper, example, views, number):
+    inputs = tuple(tensor.clone() for tensor in example) + tuple(view.clone() for view in views)
+    try:
+        return torch.jit.trace(wrapper, inputs, check_trace=False)
+    except (RuntimeError, ValueError) as error:
+        raise TraceError(f"bucket {number} cannot be traced: {error}") from error
+
+
+def _flatten(value):
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (tuple, list)):
+        return [tensor for entry in value for tensor in _flatten(entry)]
+    if value is None:
+        return []
+    raise TraceError(f"the model gives a {type(value).__name__} among its outputs; only tensors can be served")
+
+
+def _as_list(results):
+    return [results] if isinstance(results, torch.Tensor) else list(results)
+
+
+def _require_same_values(expected, found, number):
+    for index, (left, right) in enumerate(zip(expected, found)):
+        close = torch.equal(left, right) or (
+            left.is_floating_point() and torch.allclose(left, right, rtol=1e-4, atol=1e-5, equal_nan=True)
+        )
+        if not close:
+            raise TraceError(
+                f"output {index} of bucket {number} is not the same when the traced bucket runs again on the"
+                " example inputs: the model is random, or keeps state that is not in input_output_aliases"
+            )
+
+
+def _read_examples(example_inputs):
+    if isinstance(example_inputs, torch.Tensor) or not isinstance(example_inputs, (list, tuple)):
+        raise TraceError("example_inputs has to be a list with the example inputs of each bucket")
+    examples = [(entry,) if isinstance(entry, torch.Tensor) else tuple(entry) for entry in example_inputs]
+    if not 1 <= len(examples) <= metadata_rules.MAX_BUCKETS:
+        raise TraceError(f"example_inputs has {len(examples)} buckets, not 1 to {metadata_rules.MAX_BUCKETS}")
+    for number, example in enumerate(examples):
+        if not all(isinstance(tensor, torch.Tensor) for tensor in example):
+            raise TraceError(f"the example inputs of bucket {number} are not all tensors")
+        if not 1 <= len(example) <= metadata_rules.MAX_TENSORS or len(example) != len(examples[0]):
+            raise TraceError(
+                f"bucket {number} has {len(example)} example inputs, bucket 0 has {len(examples[0])}:"
+                f" every bucket takes the same 1 to {metadata_rules.MAX_TENSORS}"
+            )
+        for index, (tensor, first) in enumerate(zip(example, examples[0])):
+            if tensor.dtype != first.dtype or tensor.dim() != first.dim():
+                raise TraceError(
+                    f"input {index} is {tensor.dtype} of rank {tensor.dim()} in bucket {number},"
+                    f" but {first.dtype} of rank {first.dim()} in bucket 0"
+                )
+            dtypes.name_of(tensor.dtype)
+    return [tuple(tensor.detach().contiguous() for tensor in example) for example in examples]
+
+
+def _call_factory(func, kwargs):
+    if isinstance(func, torch.nn.Module) or not callable(func):
+        raise TraceError("func has to be a function that returns (model, input_output_aliases), not the model")
+    made = func(**kwargs)
+    if not isinstance(made, tuple) or len(made) != 2 or not callable(made[0]):
+        raise TraceError("func has to return a tuple (model, input_output_aliases)")
+    return made
+
+
+def _resolve_kernel(config, examples, input_shapes):
+    """The kernel as TorchScript function and as method source, its metadata, and the dims it declares to pad."""
+    if isinstance(config.bucket_kernel, PadKernel):
+        resolved = config.bucket_kernel.resolve(input_shapes, [tensor.dtype for tensor in examples[0]])
+        return resolved.function, resolved.method_source, resolved.metadata, resolved.dims
+    return config.make_kernel(), bucket_model.CALLING_KERNEL, {"type": "torchscript"}, [[] for _ in examples[0]]
+
+
+def _require_same_aliases(per_bucket):
+    for number, states in enumerate(per_bucket):
+        if states.outputs != per_bucket[0].outputs or len(states.shapes) != len(per_bucket[0].shapes):
+            raise TraceError(f"the input_output_aliases of bucket {number} are not those of bucket 0")
+
+
+def _require_same_outputs(traced):
+    for number, bucket in enumerate(traced):
+        ranks = [(len(shape), dtype) for shape, dtype in bucket.outputs]
+        first = [(len(shape), dtype) for shape, dtype in traced[0].outputs]
+        if ranks != first:
+            raise TraceError(
+                f"bucket {number} gives outputs of (rank, dtype) {ranks}, bucket 0 gives {first}:"
+                " every bucket has to give the same outputs"
+            )
+
+
+def _describe_states(names, buffers, sequence_dims):
+    sequence_dims = {name if isinstance(name, int) else names.index(name): dim for name, dim in sequence_dims.items()}
+    described = []
+    for index, (name, buffer) in enumerate(zip(names, buffers)):
+        entry = {"name": name, "dtype": dtypes.name_of(buffer.dtype), "shape": list(buffer.shape)}
+        if index in sequence_dims:
+            entry["sequence_dim"] = sequence_dims[index]
+        described.append(entry)
+    return described
+
+
+def _names(given, count, what):
+    names = [f"{what}_{i}" for i in range(count)] if given is None else list(given)
+    if len(names) != count:
+        raise TraceError(f"{what}_names has {len(names)} names, but there are {count} {what}s")
+    for name in names:
+        if not metadata_rules.is_name(name):
+            raise TraceError(f"the {what} name {name!r} is not 1 to 64 characters of [A-Za-z0-9_.-]")
+    if len(set(names)) != len(names):
+        raise TraceError(f"{what}_names has a name twice")
+    return names
+
+
+def _by_index(min_sizes, input_names):
+    result = {}
+    for (name, dim), size in min_sizes.items():
+        if isinstance(name, str):
+            if name not in input_names:
+                raise TraceError(f"min_sizes names input {name!r}; the inputs are {input_names}")
+            name = input_names.index(name)
+        result[(name, dim)] = size
+    return result
