@@ -1,0 +1,139 @@
+#include <sstream>
+
+#include "tools/bucketctl/render.h"
+#include "tools/bucketctl/text_table.h"
+
+namespace bucketd {
+namespace {
+
+// "3d 4h", "4h 5m", "5m 6s", "6 s".
+std::string duration_text(std::chrono::milliseconds duration) {
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(duration).count();
+  const auto join = [](auto large, const char* large_unit, auto small, const char* small_unit) {
+    return std::to_string(large) + large_unit + " " + std::to_string(small) + small_unit;
+  };
+  if (seconds >= 86400) return join(seconds / 86400, "d", seconds % 86400 / 3600, "h");
+  if (seconds >= 3600) return join(seconds / 3600, "h", seconds % 3600 / 60, "m");
+  if (seconds >= 60) return join(seconds / 60, "m", seconds % 60, "s");
+  return std::to_string(seconds) + " s";
+}
+
+std::string cores_text(const WorkerReport& worker) {
+  if (worker.core_count == 0) return "-";
+  if (worker.core_count == 1) return std::to_string(worker.first_core);
+  return std::to_string(worker.first_core) + "-" +
+         std::to_string(worker.first_core + worker.core_count - 1);
+}
+
+std::string shapes_text(const std::vector<Shape>& shapes) {
+  std::string result;
+  for (const Shape& shape : shapes) result += (result.empty() ? "" : " ") + shape.to_string();
+  return result.empty() ? "-" : result;
+}
+
+const char* side_text(PadSide side) { return side == PadSide::kRight ? "right" : "left"; }
+
+// What sizes input `index` may have: "[1, 1..512]".
+std::string accepted_text(const ModelDescription& model, std::size_t index) {
+  if (!model.checks_inputs || index >= model.accepted.size()) return "whatever the kernel takes";
+  std::string result = "[";
+  for (const DimRange& range : model.accepted[index]) {
+    if (result.size() > 1) result += ", ";
+    result += std::to_string(range.min);
+    if (range.max != range.min) result += ".." + std::to_string(range.max);
+  }
+  return result + "]";
+}
+
+std::string kernel_text(const ModelDescription& model) {
+  if (model.kernel == KernelKind::kTorchScript) return "TorchScript, written by the author";
+  std::ostringstream text;
+  text << "declarative:";
+  for (std::size_t i = 0; i < model.pad.dims.size() && i < model.inputs.size(); ++i) {
+    if (model.pad.dims[i].empty()) continue;
+    text << " input " << i << " padded with " << model.pad.value[i] << " at the "
+         << side_text(model.pad.side[i]) << " of dimension";
+    for (std::uint32_t dim : model.pad.dims[i]) text << " " << dim;
+    text << ";";
+  }
+  std::string result = text.str();
+  if (result.back() == ';') result.pop_back();
+  return result;
+}
+
+std::string crop_text(const CropRule& rule) {
+  std::ostringstream text;
+  text << "output " << rule.output << " dimension " << rule.dim << " follows input " << rule.input
+       << " dimension " << rule.input_dim;
+  if (rule.numerator != rule.denominator) {
+    text << " times " << rule.numerator << "/" << rule.denominator;
+  }
+  if (rule.side == PadSide::kLeft) text << ", kept at the end";
+  return text.str();
+}
+
+}  // namespace
+
+std::string models_text(const std::vector<ModelSummary>& models) {
+  if (models.empty()) return "no models\n";
+  TextTable table({"MODEL", "STATE", ">BUCKETS", ">WORKER", ">GENERATION", "REASON"});
+  for (const ModelSummary& model : models) {
+    table.add_row({model.name, model_state_name(model.state), std::to_string(model.bucket_count),
+                   std::to_string(model.worker_id), std::to_string(model.generation),
+                   model.reason.empty() ? "-" : model.reason});
+  }
+  return table.to_string();
+}
+
+std::string status_text(const DaemonStatus& status) {
+  std::ostringstream text;
+  text << "bucketd " << printable(status.version) << ", pid " << status.pid << ", up "
+       << duration_text(status.uptime) << "\n"
+       << status.connections << " connections, " << status.channels << " channels, " << status.lanes
+       << " lanes, " << status.sessions << " sessions\n\n";
+  TextTable workers({">WORKER", ">PID", "STATE", "CORES", ">INCARNATION", ">RESTARTS", ">COMPLETED",
+                     ">FAILED", "LAST DEATH"});
+  for (const WorkerReport& worker : status.workers) {
+    workers.add_row({std::to_string(worker.worker_id), std::to_string(worker.pid),
+                     worker_state_name(worker.state), cores_text(worker),
+                     std::to_string(worker.incarnation), std::to_string(worker.restarts),
+                     std::to_string(worker.completed), std::to_string(worker.failed),
+                     worker.last_death.empty() ? "-" : worker.last_death});
+  }
+  text << workers.to_string() << "\n" << models_text(status.models);
+  return text.str();
+}
+
+std::string description_text(const ModelDescription& model) {
+  std::ostringstream text;
+  text << "model     " << printable(model.name) << "\n"
+       << "backend   " << printable(model.backend) << "\n"
+       << "producer  " << printable(model.producer) << "\n"
+       << "digest    " << (model.digest.empty() ? "-" : printable(model.digest)) << "\n"
+       << "kernel    " << kernel_text(model) << "\n";
+  for (const CropRule& rule : model.crop) text << "crop      " << crop_text(rule) << "\n";
+
+  TextTable tensors({"TENSOR", "NAME", "DTYPE", "SIZES"});
+  for (std::size_t i = 0; i < model.inputs.size(); ++i) {
+    tensors.add_row({"input " + std::to_string(i), model.inputs[i].name,
+                     std::string(dtype_name(model.inputs[i].dtype)), accepted_text(model, i)});
+  }
+  for (std::size_t i = 0; i < model.outputs.size(); ++i) {
+    tensors.add_row({"output " + std::to_string(i), model.outputs[i].name,
+                     std::string(dtype_name(model.outputs[i].dtype)), "by bucket"});
+  }
+  for (std::size_t i = 0; i < model.states.size(); ++i) {
+    tensors.add_row({"state " + std::to_string(i), model.states[i].name,
+                     std::string(dtype_name(model.states[i].dtype)),
+                     model.states[i].shape.to_string()});
+  }
+  TextTable buckets({">BUCKET", "INPUTS", "OUTPUTS", "STATES"});
+  for (std::size_t b = 0; b < model.buckets.size(); ++b) {
+    buckets.add_row({std::to_string(b), shapes_text(model.buckets[b].inputs),
+                     shapes_text(model.buckets[b].outputs), shapes_text(model.buckets[b].states)});
+  }
+  text << "\n" << tensors.to_string() << "\n" << buckets.to_string();
+  return text.str();
+}
+
+}  // namespace bucketd
