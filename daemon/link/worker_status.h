@@ -36,6 +36,9 @@ struct alignas(128) ExecutorStatus {
 struct WorkerStatus {
   // model_id + 1 of the model that is being loaded or warmed up now; 0: none.
   alignas(128) std::atomic<std::uint32_t> loading;
+  // Executor number + 1, set by the worker's handler of fatal signals on the thread that faulted;
+  // 0: not known. With several requests executing it tells which of them killed the worker.
+  std::atomic<std::uint32_t> faulting_executor;
   ExecutorStatus executors[kMaxExecutors];
 };
 
