@@ -51,14 +51,14 @@ enum class Transport : std::uint8_t {
 inline constexpr const char* kDefaultSocketPath = "/run/bucketd/bucketd.sock";
 
 struct ClientOptions {
-  std::string socket_path;  // empty: $BUCKETD_SOCKET, else kDefaultSocketPath
+  std::string socket_path = {};  // empty: $BUCKETD_SOCKET, else kDefaultSocketPath
   Transport transport = Transport::kRing;
   // How long connect() waits for a daemon that is not there yet; zero: one attempt.
   std::chrono::milliseconds connect_timeout{0};
   // How long a call without a deadline of its own waits for a model that is loading, a worker that
   // restarts, or a daemon that is away, before it answers UNAVAILABLE.
   std::chrono::milliseconds reconnect_timeout{30000};
-  std::string name;  // shown to the operator; empty: the program's name
+  std::string name = {};  // shown to the operator; empty: the program's name
   std::uint32_t slots =
       0;  // requests in flight per model that are asked for; 0: the daemon decides
 };
@@ -228,7 +228,7 @@ class Request {
 struct RequestOptions {
   // Until when to wait for a free slot (or for a model that is coming back). A time in the past:
   // do not wait, answer WOULD_BLOCK (UNAVAILABLE).
-  Deadline wait_until;
+  Deadline wait_until = std::nullopt;
   // Lay the inputs out raw even where a plan is known.
   bool force_raw = false;
 };
