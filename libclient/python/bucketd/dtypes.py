@@ -32,9 +32,14 @@ _FLOAT_FORMATS = {
 
 
 def holds_exactly(dtype, value):
-    """Whether a tensor of `dtype` (a name) can hold `value` (bool, int or finite float) unchanged."""
+    """Whether a tensor of `dtype` (a name), and a double on the way there, hold `value` unchanged.
+
+    `value` is a bool, an int or a finite float.
+    """
     if isinstance(value, bool):
         return dtype == "bool"
+    if not _float_holds("float64", value):
+        return False
     if dtype == "bool":
         return value in (0, 1)
     if dtype in INTEGER_RANGES:

@@ -13,7 +13,8 @@ MAX_TENSORS = 64
 MAX_RANK = 8
 # No dim, and no tensor, may be larger: keeps every product of sizes and element size below 2^63.
 MAX_ELEMENTS = 2**48
-MAX_RATIO = 2**31 - 1
+# Of numerator and denominator of a crop.
+MAX_RATIO = 65536
 SIDES = ("left", "right")
 ACCEPTS = ("declared", "kernel")
 
@@ -227,6 +228,6 @@ def _validate_crop(metadata):
         for number, bucket in enumerate(buckets):
             size = bucket["inputs"][crop["input"]][crop["input_dim"]]
             _require(
-                -(-size * numerator // denominator) <= bucket["outputs"][crop["output"]][crop["dim"]],
-                f"a crop of output {metadata['outputs'][crop['output']]['name']!r} wants more than bucket {number} gives",
+                size * numerator == bucket["outputs"][crop["output"]][crop["dim"]] * denominator,
+                f"a crop of output {metadata['outputs'][crop['output']]['name']!r} does not hold in bucket {number}",
             )

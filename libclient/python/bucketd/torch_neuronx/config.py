@@ -16,9 +16,9 @@ TensorName = Union[int, str]
 class Crop:
     """Output dim `dim` of `output` follows dim `input_dim` of `input` (tensors by index or name).
 
-    With `input=None` the output dim follows nothing and is returned whole. `side` is where the padding is
-    ("right" or "left"), found by a probe when not given; `ratio` is (numerator, denominator) of output
-    size to input size, found by comparing the buckets when not given.
+    The ratio of the sizes, the same in every bucket, is found by comparing them. With `input=None` the output
+    dim follows nothing and is returned whole. `side` is where the padding is ("right" or "left"), found by a
+    probe when not given.
     """
 
     output: TensorName
@@ -26,7 +26,6 @@ class Crop:
     input: Optional[TensorName]
     input_dim: int = 0
     side: Optional[str] = None
-    ratio: Optional[Tuple[int, int]] = None
 
 
 class BucketModelConfig:

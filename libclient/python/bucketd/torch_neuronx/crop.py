@@ -4,6 +4,7 @@ import fractions
 
 import torch
 
+from bucketd import metadata as metadata_rules
 from bucketd.errors import CropError
 from bucketd.torch_neuronx import kernel_check
 
@@ -69,11 +70,14 @@ def _number(name, names, what):
 
 
 def _ratio(output_sizes, input_sizes):
-    """The one ratio of output to input size in every bucket, or None."""
+    """The one ratio of output to input size in every bucket, or None if there is none that a crop can say."""
     if any(size == 0 for size in input_sizes) or any(size == 0 for size in output_sizes):
         return None
     ratios = {fractions.Fraction(out, size) for out, size in zip(output_sizes, input_sizes)}
-    return ratios.pop() if len(ratios) == 1 else None
+    if len(ratios) != 1:
+        return None
+    (ratio,) = ratios
+    return ratio if max(ratio.numerator, ratio.denominator) <= metadata_rules.MAX_RATIO else None
 
 
 def _followed_by_comparing(sizes, dims, what):
@@ -99,15 +103,10 @@ def _followed_as_said(crop, sizes, dims, what):
     if crop.side not in (None, "left", "right"):
         raise CropError(f"the crop of {what} has side {crop.side!r}, not 'left' or 'right'")
     at = (index, crop.input_dim)
-    if crop.ratio is not None:
-        ratio = fractions.Fraction(*crop.ratio)
-        if ratio <= 0 or any(-(-n * ratio.numerator // ratio.denominator) > out for n, out in zip(dims.sizes(*at), sizes)):
-            raise CropError(f"the crop of {what} has ratio {ratio}, which does not fit its sizes {sizes}")
-        return at, ratio
     ratio = _ratio(sizes, dims.sizes(*at))
     if ratio is None:
         raise CropError(
-            f"{what} has sizes {sizes} in the buckets, {dims.describe(at)} has {dims.sizes(*at)}: no one ratio"
+            f"{what} has sizes {sizes} in the buckets, {dims.describe(at)} has {dims.sizes(*at)}: no one ratio that a crop can say"
         )
     return at, ratio
 
