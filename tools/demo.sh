@@ -1,0 +1,147 @@
+#!/usr/bin/env bash
+# The main job, end to end: installs, builds, makes a bucketed BERT, serves it from one daemon to
+# four client processes at once, and compares every answer with the model without buckets.
+#
+#   tools/demo.sh [--size tiny|small|base]... [--all-lengths]
+#
+# Without --size: small with every length from 1 to 512, then base (768 wide, 12 layers) with eight
+# lengths. --all-lengths: every length for base too. Exits with 0 only if every answer was right.
+# Leaves nothing behind but build/release.
+set -euo pipefail
+
+readonly kRoot=$(cd "$(dirname "$0")/.." && pwd)
+readonly kBin=$kRoot/build/release/bin
+readonly kPython=/usr/bin/python3   # Debian's: the one that has Debian's torch
+readonly kClients=4
+readonly kBaseLengths=1,17,122,128,129,300,444,512
+
+sizes=()
+all_lengths=no
+while [[ $# -gt 0 ]]; do
+  case "$1" in
+    --size)
+      [[ "${2:-}" =~ ^(tiny|small|base)$ ]] || { echo "--size takes tiny, small or base" >&2; exit 2; }
+      sizes+=("$2"); shift 2 ;;
+    --all-lengths) all_lengths=yes; shift ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) echo "unknown option $1 (try --help)" >&2; exit 2 ;;
+  esac
+done
+[[ ${#sizes[@]} -gt 0 ]] || sizes=(small base)
+
+cd "$kRoot"
+work=$(mktemp -d "${TMPDIR:-/tmp}/bucketd-demo-XXXXXX")
+daemon=
+clients=()
+step() { printf '\n[%4d s] %s\n' "$SECONDS" "$*"; }
+
+stop_daemon() {
+  [[ -n "$daemon" ]] || return 0
+  kill -TERM "$daemon" 2>/dev/null || true
+  local code=0
+  wait "$daemon" || code=$?
+  daemon=
+  [[ $code -eq 0 ]] || echo "bucketd ended with exit code $code" >&2
+  return $code
+}
+clean_up() {
+  local code=$?
+  trap - EXIT INT TERM
+  [[ ${#clients[@]} -eq 0 ]] || kill "${clients[@]}" 2>/dev/null || true
+  stop_daemon || code=1
+  if [[ $code -ne 0 && -s $work/bucketd.log ]]; then
+    echo "--- the daemon's last lines ---" >&2
+    tail -n 40 "$work/bucketd.log" >&2
+  fi
+  rm -rf "$work"
+  if [[ $code -eq 0 ]]; then step "demo passed"; else step "demo FAILED"; fi
+  exit $code
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+start_daemon() {  # $1: folder with bert.pt
+  cat > "$work/bucketd.yaml" <<YAML
+socket:
+  path: $work/bucketd.sock
+  mode: "0600"
+artifact_roots: [$1]
+models:
+  - name: bert
+    path: bert.pt
+YAML
+  "$kBin/bucketd" --check-config "$work/bucketd.yaml"
+  "$kBin/bucketd" --config "$work/bucketd.yaml" 2> "$work/bucketd.log" &
+  daemon=$!
+}
+
+# One run: artifact, daemon, four clients at once, wrong requests, stop.
+run_size() {  # $1: size
+  local size=$1 lengths=1-512 folder=$work/$1
+  [[ $size != base || $all_lengths == yes ]] || lengths=$kBaseLengths
+
+  step "BERT $size: tracing the buckets of 128 and 512 tokens, and answering without buckets"
+  PYTHONPATH=$kRoot/libclient/python "$kPython" libclient/python/examples/make_demo_artifact.py \
+    --size "$size" --output "$folder" --lengths "$lengths" --threads "$(nproc)"
+
+  step "BERT $size: starting bucketd"
+  start_daemon "$folder"
+  export BUCKETD_SOCKET=$work/bucketd.sock
+  # Waits until the model has loaded and run every bucket once.
+  "$kBin/bucketctl" --wait --timeout 300 describe bert
+  "$kBin/bucketctl" status
+
+  step "BERT $size: $kClients client processes at once"
+  echo "process  tokens  bucket  daemon argmax  unbucketed argmax  largest difference"
+  clients=()
+  local i
+  for ((i = 0; i < kClients; ++i)); do
+    "$kBin/bucketd-demo-client" --requests "$folder/requests" --share "$i/$kClients" \
+      > "$work/rows-$i" 2>&1 &
+    clients+=($!)
+  done
+  tail --quiet -n +1 -f --pid="${clients[0]}" --pid="${clients[-1]}" "$work"/rows-* 2>/dev/null &
+  local tail=$! failed=0
+  for i in "${!clients[@]}"; do
+    wait "${clients[$i]}" || { failed=$((failed + 1)); echo "client process ${clients[$i]} failed"; }
+  done
+  clients=()
+  wait "$tail" || true
+  local answers wrong pids
+  wanted=$(grep -c '"length"' "$folder/requests/index.json")
+  answers=$(cat "$work"/rows-* | grep -c ' ok$' || true)
+  wrong=$((wanted - answers))
+  pids=$(cat "$work"/rows-* | awk '$NF == "ok" {print $1}' | sort -u | wc -l)
+  summary+=("BERT $size: $answers of $wanted answers right, from $pids processes; largest difference $(
+    cat "$work"/rows-* | awk '$NF == "ok" && $6 > m {m = $6} END {print m + 0}')")
+  local tokens bucket
+  for tokens in 122:128 444:512; do
+    bucket=$(cat "$work"/rows-* | awk -v t="${tokens%:*}" '$2 == t {print $3}')
+    summary+=("BERT $size: ${tokens%:*} tokens went to bucket $bucket")
+    [[ "$bucket" == "${tokens#*:}" ]] || wrong=$((wrong + 1))
+  done
+  rm -f "$work"/rows-*
+  [[ $failed -eq 0 && $wrong -eq 0 && $pids -ge $kClients ]] || return 1
+
+  step "BERT $size: requests that are wrong"
+  "$kBin/bucketd-demo-client" --requests "$folder/requests" --show-errors
+  summary+=("BERT $size: five kinds of wrong requests, each with its own error, and it went on serving")
+
+  step "BERT $size: stopping bucketd"
+  stop_daemon
+  if [[ -e $work/bucketd.sock ]]; then echo "the socket is left" >&2; return 1; fi
+  rm -rf "$folder"
+}
+
+step "packages"
+tools/install-packages.sh demo
+step "building (build/release)"
+cmake --preset release > "$work/configure.log" || { cat "$work/configure.log"; exit 1; }
+cmake --build --preset release --target bucketd bucketd-worker bucketctl bucketd-demo-client
+
+summary=()
+for size in "${sizes[@]}"; do run_size "$size"; done
+
+step "summary"
+printf '  %s\n' "${summary[@]}"
