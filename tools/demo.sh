@@ -32,7 +32,6 @@ done
 cd "$kRoot"
 work=$(mktemp -d "${TMPDIR:-/tmp}/bucketd-demo-XXXXXX")
 daemon=
-clients=()
 step() { printf '\n[%4d s] %s\n' "$SECONDS" "$*"; }
 
 stop_daemon() {
@@ -47,7 +46,6 @@ stop_daemon() {
 clean_up() {
   local code=$?
   trap - EXIT INT TERM
-  [[ ${#clients[@]} -eq 0 ]] || kill "${clients[@]}" 2>/dev/null || true
   stop_daemon || code=1
   if [[ $code -ne 0 && -s $work/bucketd.log ]]; then
     echo "--- the daemon's last lines ---" >&2
@@ -76,6 +74,21 @@ YAML
   daemon=$!
 }
 
+# Four processes, each with a quarter of the requests; fails if one of them does.
+run_clients() {  # $1: folder with index.json
+  local pids=() pid failed=0 i
+  for ((i = 0; i < kClients; ++i)); do
+    "$kBin/bucketd-demo-client" --requests "$1" --share "$i/$kClients" &
+    pids+=($!)
+  done
+  # shellcheck disable=SC2064  # the pids of now
+  trap "kill ${pids[*]} 2>/dev/null" INT TERM
+  for pid in "${pids[@]}"; do
+    wait "$pid" || { failed=1; echo "client process $pid failed"; }
+  done
+  return $failed
+}
+
 # One run: artifact, daemon, four clients at once, wrong requests, stop.
 run_size() {  # $1: size
   local size=$1 lengths=1-512 folder=$work/$1
@@ -94,35 +107,19 @@ run_size() {  # $1: size
 
   step "BERT $size: $kClients client processes at once"
   echo "process  tokens  bucket  daemon argmax  unbucketed argmax  largest difference"
-  clients=()
-  local i
-  for ((i = 0; i < kClients; ++i)); do
-    "$kBin/bucketd-demo-client" --requests "$folder/requests" --share "$i/$kClients" \
-      > "$work/rows-$i" 2>&1 &
-    clients+=($!)
-  done
-  tail --quiet -n +1 -f --pid="${clients[0]}" --pid="${clients[-1]}" "$work"/rows-* 2>/dev/null &
-  local tail=$! failed=0
-  for i in "${!clients[@]}"; do
-    wait "${clients[$i]}" || { failed=$((failed + 1)); echo "client process ${clients[$i]} failed"; }
-  done
-  clients=()
-  wait "$tail" || true
-  local answers wrong pids
+  local ended_well=yes wanted answers processes largest tokens bucket
+  run_clients "$folder/requests" 2>&1 | tee "$work/rows" || ended_well=no
   wanted=$(grep -c '"length"' "$folder/requests/index.json")
-  answers=$(cat "$work"/rows-* | grep -c ' ok$' || true)
-  wrong=$((wanted - answers))
-  pids=$(cat "$work"/rows-* | awk '$NF == "ok" {print $1}' | sort -u | wc -l)
-  summary+=("BERT $size: $answers of $wanted answers right, from $pids processes; largest difference $(
-    cat "$work"/rows-* | awk '$NF == "ok" && $6 > m {m = $6} END {print m + 0}')")
-  local tokens bucket
-  for tokens in 122:128 444:512; do
-    bucket=$(cat "$work"/rows-* | awk -v t="${tokens%:*}" '$2 == t {print $3}')
-    summary+=("BERT $size: ${tokens%:*} tokens went to bucket $bucket")
-    [[ "$bucket" == "${tokens#*:}" ]] || wrong=$((wrong + 1))
+  answers=$(grep -c ' ok$' "$work/rows" || true)
+  processes=$(awk '$NF == "ok" {print $1}' "$work/rows" | sort -u | wc -l)
+  largest=$(awk '$NF == "ok" && $6 > m {m = $6} END {print m + 0}' "$work/rows")
+  summary+=("BERT $size: $answers of $wanted answers right, from $processes processes at once, largest difference $largest")
+  for tokens in 122 444; do
+    bucket=$(awk -v tokens=$tokens '$2 == tokens {print $3}' "$work/rows")
+    summary+=("BERT $size: $tokens tokens went to bucket $bucket")
+    [[ $tokens:$bucket =~ ^(122:128|444:512)$ ]] || ended_well=no
   done
-  rm -f "$work"/rows-*
-  [[ $failed -eq 0 && $wrong -eq 0 && $pids -ge $kClients ]] || return 1
+  [[ $ended_well == yes && $answers -eq $wanted && $processes -ge $kClients ]] || return 1
 
   step "BERT $size: requests that are wrong"
   "$kBin/bucketd-demo-client" --requests "$folder/requests" --show-errors
