@@ -23,6 +23,15 @@ if(BUCKETD_FUZZ)
   target_compile_options(bucketd_options INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 
+# What sanitized programs run with, in tests as by hand (tools/sanitizers/README.md says why).
+set(BUCKETD_SANITIZER_ENVIRONMENT)
+if(BUCKETD_SANITIZE)
+  file(STRINGS ${CMAKE_SOURCE_DIR}/tools/sanitizers/environment BUCKETD_SANITIZER_ENVIRONMENT
+       REGEX "^[A-Z]+_OPTIONS=")
+  string(REPLACE "@folder@" "${CMAKE_SOURCE_DIR}/tools/sanitizers" BUCKETD_SANITIZER_ENVIRONMENT
+         "${BUCKETD_SANITIZER_ENVIRONMENT}")
+endif()
+
 # bucketd_library(NAME SOURCES... [LIBRARIES...]): a static library of ours.
 function(bucketd_library name)
   cmake_parse_arguments(arg "" "" "SOURCES;LIBRARIES" ${ARGN})
@@ -52,6 +61,7 @@ function(bucketd_test name)
     set(arg_TIMEOUT 120)
   endif()
   set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT})
+  list(APPEND arg_ENVIRONMENT ${BUCKETD_SANITIZER_ENVIRONMENT})
   if(arg_ENVIRONMENT)
     set_tests_properties(${name} PROPERTIES ENVIRONMENT "${arg_ENVIRONMENT}")
   endif()
