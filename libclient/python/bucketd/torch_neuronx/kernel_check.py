@@ -13,6 +13,8 @@ from bucketd.errors import KernelError
 
 # Most input combinations that are tried; beyond it, lengths far from every bucket's are left out.
 MAX_PROBES = 4096
+# What a TorchScript function raises; `raise` in it is no RuntimeError here.
+SCRIPT_ERRORS = (RuntimeError, torch.jit.Error)
 # Most bytes of inputs that all probes together may have.
 MAX_PROBE_BYTES = 4 << 30
 
@@ -60,7 +62,7 @@ def run(kernel, inputs):
     """(padded inputs, bucket index), or a sentence that says why there is none."""
     try:
         padded, index = kernel(list(inputs))
-    except RuntimeError as error:
+    except SCRIPT_ERRORS as error:
         return "the kernel fails: " + str(error).strip().splitlines()[-1]
     if index.numel() != 1 or index.is_floating_point() or index.is_complex():
         return f"the kernel's index is {index.dtype} of shape {list(index.shape)}, not one integer"

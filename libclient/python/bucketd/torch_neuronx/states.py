@@ -138,8 +138,8 @@ def views_of(preprocessor, shapes_collection, buffers, bucket, written):
     else:
         try:
             views = preprocessor(shapes_collection, list(buffers), torch.tensor([bucket]))
-        except RuntimeError as error:
-            raise KernelError(f"the state preprocessor fails for bucket {bucket}: {error}") from error
+        except (RuntimeError, torch.jit.Error) as error:
+            raise KernelError(f"the state preprocessor fails for bucket {bucket}: {str(error).strip().splitlines()[-1]}") from error
     if len(views) != len(buffers):
         raise KernelError(f"the state preprocessor gives {len(views)} states for bucket {bucket}, not {len(buffers)}")
     for number, (view, buffer, shape) in enumerate(zip(views, buffers, shapes_collection[bucket])):

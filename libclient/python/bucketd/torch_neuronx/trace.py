@@ -54,7 +54,7 @@ def bucket_model_trace(func, example_inputs, bucket_config, compiler_workdir=Non
     kernel, kernel_source, kernel_metadata, padded_dims = _resolve_kernel(bucket_config, examples, input_shapes)
     ordinary = traced[0].ordinary_count
     input_names = _names(bucket_config.input_names, len(examples[0]), "input")
-    output_names = _names(bucket_config.output_names or traced[0].output_names, ordinary, "output")
+    output_names = _names(traced[0].output_names if bucket_config.output_names is None else bucket_config.output_names, ordinary, "output")
     state_names = _names(bucket_config.state_names, len(buffers), "state")
     dims = input_dims.InputDims(
         input_shapes, padded_dims, _by_index(bucket_config.min_sizes, input_names), input_names
@@ -108,12 +108,10 @@ class _TracedBucket:
         self.returns_tensor = False
         self.output_names = None
         arguments = [f"input_{i}" for i in range(len(example))] + [f"state_{s}" for s in range(len(views))]
-        wrapper = _make_wrapper(model, arguments, len(example), states.locations)
+        modes = _training_modes(model)
         saved = _take_out(states.locations)
-        was_training = isinstance(model, torch.nn.Module) and model.training
         try:
-            if was_training:
-                model.eval()
+            wrapper = _make_wrapper(model, arguments, len(example), states.locations)
             with torch.no_grad():
                 before = [view.clone() for view in views]
                 wrapper.observe = self._observe
@@ -126,8 +124,8 @@ class _TracedBucket:
                 again = self.module(*[tensor.clone() for tensor in example], *[view.clone() for view in before])
         finally:
             _put_back(states.locations, saved)
-            if was_training:
-                model.train()
+            for module, mode in modes:
+                module.training = mode
         _require_same_values(expected, _as_list(again), number)
 
     def _observe(self, raw):
@@ -186,7 +184,10 @@ def _make_wrapper(model, arguments, input_count, locations):
                 else:
                     module, kind, name = location
                     getattr(module, kind)[name] = state
-            raw = self.model(*inputs, *trailing)
+            try:
+                raw = self.model(*inputs, *trailing)
+            finally:
+                _take_out(locations)
             if self.observe is not None:
                 self.observe(raw)
             results = tuple(_flatten(raw))
@@ -197,6 +198,10 @@ def _make_wrapper(model, arguments, input_count, locations):
     wrapper = Bucket()
     wrapper.eval()
     return wrapper
+
+
+def _training_modes(model):
+    return [(module, module.training) for module in model.modules()] if isinstance(model, torch.nn.Module) else []
 
 
 def _take_out(locations):
@@ -219,7 +224,7 @@ def _trace(wrapper, example, views, number):
     inputs = tuple(tensor.clone() for tensor in example) + tuple(view.clone() for view in views)
     try:
         return torch.jit.trace(wrapper, inputs, check_trace=False)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, torch.jit.Error) as error:
         raise TraceError(f"bucket {number} cannot be traced: {error}") from error
 
 
