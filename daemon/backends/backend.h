@@ -81,6 +81,9 @@ struct BackendOptions {
   std::uint32_t core_count = 1;                 // executor threads that will call
   std::uint32_t threads_per_core = 1;           // LibTorch and BLAS threads for each of them
   std::vector<std::string> operator_libraries;  // loaded before the first artifact
+  // Most bytes of one model's states and of its largest bucket's inputs and outputs together: an
+  // artifact that asks for more is refused. 0: half of the machine's memory.
+  std::uint64_t model_bytes_limit = 0;
 };
 
 // Thread safety: load() is called from one thread at a time, while models execute on others.
@@ -88,7 +91,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  // "torchscript 1.13.1".
+  // Library and what its speed depends on: "torchscript 1.13.0, OpenBLAS 0.3.21".
   virtual std::string version() const = 0;
 
   // To be called once by every executor thread before it executes anything: bounds its threads.

@@ -1,0 +1,145 @@
+#include "daemon/backends/torchscript/graph_analysis.h"
+
+#include <memory>
+#include <string_view>
+#include <unordered_set>
+
+namespace bucketd::torchscript {
+namespace {
+
+using torch::jit::Block;
+using torch::jit::Graph;
+using torch::jit::Node;
+using torch::jit::Value;
+
+std::shared_ptr<Graph> inlined_graph(const torch::jit::Function& function) {
+  std::shared_ptr<Graph> graph = torch::jit::toGraphFunction(function).graph()->copy();
+  torch::jit::Inline(*graph);
+  return graph;
+}
+
+template <typename Visit>
+bool all_nodes(const Block* block, const Visit& visit) {
+  for (const Node* node : block->nodes()) {
+    if (!visit(node)) return false;
+    for (const Block* inner : node->blocks()) {
+      if (!all_nodes(inner, visit)) return false;
+    }
+  }
+  return true;
+}
+
+// Gives a view of its first argument, or a property of it that is not a value.
+bool looks_at_shape_only(std::string_view kind) {
+  static const std::unordered_set<std::string_view> kKinds = {
+      "aten::slice",   "aten::narrow",    "aten::select",  "aten::view",         "aten::transpose",
+      "aten::permute", "aten::unsqueeze", "aten::squeeze", "aten::alias",        "aten::expand",
+      "aten::detach",  "aten::size",      "aten::dim",     "aten::numel",        "aten::len",
+      "aten::stride",  "prim::dtype",     "prim::device",  "aten::is_contiguous"};
+  return kKinds.contains(kind);
+}
+
+// Arithmetic and control on Python's own values.
+bool is_plain(std::string_view kind) {
+  static const std::unordered_set<std::string_view> kKinds = {"prim::Constant",
+                                                              "prim::If",
+                                                              "prim::Loop",
+                                                              "prim::ListConstruct",
+                                                              "prim::ListUnpack",
+                                                              "prim::TupleConstruct",
+                                                              "prim::TupleUnpack",
+                                                              "prim::TupleIndex",
+                                                              "prim::Uninitialized",
+                                                              "prim::RaiseException",
+                                                              "prim::min",
+                                                              "prim::max",
+                                                              "prim::unchecked_cast",
+                                                              "aten::add",
+                                                              "aten::sub",
+                                                              "aten::mul",
+                                                              "aten::neg",
+                                                              "aten::floordiv",
+                                                              "aten::remainder",
+                                                              "aten::lt",
+                                                              "aten::le",
+                                                              "aten::gt",
+                                                              "aten::ge",
+                                                              "aten::eq",
+                                                              "aten::ne",
+                                                              "aten::__not__",
+                                                              "aten::__and__",
+                                                              "aten::__or__",
+                                                              "aten::__is__",
+                                                              "aten::__isnot__",
+                                                              "aten::len",
+                                                              "aten::__range_length",
+                                                              "aten::__derive_index",
+                                                              "aten::list",
+                                                              "aten::format",
+                                                              "aten::str"};
+  return kKinds.contains(kind);
+}
+
+// On lists of tensors these move tensors about and look into none.
+bool handles_lists(std::string_view kind) {
+  static const std::unordered_set<std::string_view> kKinds = {"aten::append", "aten::__getitem__",
+                                                              "aten::insert", "aten::_set_item"};
+  return kKinds.contains(kind);
+}
+
+bool has_tensor_input(const Node* node) {
+  for (const Value* input : node->inputs()) {
+    if (input->type()->isSubtypeOf(*c10::TensorType::get())) return true;
+  }
+  return false;
+}
+
+// `index`: the graph's input that holds the bucket index, whose value may be read.
+bool is_static_node(const Node* node, const Value* index) {
+  const std::string_view kind = node->kind().toQualString();
+  if (kind == "aten::Int" || kind == "aten::IntImplicit" || kind == "aten::item") {
+    const Value* input = node->input(0);
+    return input == index || !input->type()->isSubtypeOf(*c10::TensorType::get());
+  }
+  if (looks_at_shape_only(kind) || handles_lists(kind)) return true;
+  if (!is_plain(kind)) return false;
+  const bool only_builds = kind.starts_with("prim::");
+  return only_builds || !has_tensor_input(node);
+}
+
+}  // namespace
+
+std::vector<bool> written_arguments(const torch::jit::Function& function) {
+  const std::shared_ptr<Graph> graph = inlined_graph(function);
+  const torch::jit::AliasDb aliases(graph);
+  std::vector<bool> written;
+  for (std::size_t i = 1; i < graph->inputs().size(); ++i) {
+    written.push_back(aliases.hasWriters(graph->inputs()[i]));
+  }
+  return written;
+}
+
+bool is_static_preprocessor(const torch::jit::Function& function) {
+  const std::shared_ptr<Graph> graph = inlined_graph(function);
+  const Value* index = graph->inputs().back();
+  return all_nodes(graph->block(), [&](const Node* node) { return is_static_node(node, index); });
+}
+
+std::vector<at::Tensor> graph_constants(const torch::jit::Module& module) {
+  std::vector<at::Tensor> constants;
+  for (const torch::jit::Module& part : module.modules()) {
+    for (const torch::jit::Method& method : part.get_methods()) {
+      const std::shared_ptr<Graph> graph = torch::jit::toGraphFunction(method.function()).graph();
+      all_nodes(graph->block(), [&](const Node* node) {
+        if (node->kind() == c10::prim::Constant && node->hasAttribute(c10::attr::value) &&
+            node->kindOf(c10::attr::value) == torch::jit::AttributeKind::t) {
+          constants.push_back(node->t(c10::attr::value));
+        }
+        return true;
+      });
+    }
+  }
+  return constants;
+}
+
+}  // namespace bucketd::torchscript

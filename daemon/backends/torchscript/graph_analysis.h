@@ -1,0 +1,23 @@
+// What can be told of a TorchScript function without running it.
+//
+// Thread safety: functions without state.
+#pragma once
+
+#include "daemon/backends/torchscript/libtorch.h"
+// The precompiled header comes first.
+#include <vector>
+
+namespace bucketd::torchscript {
+
+// For every argument of `function` after `self`: whether it may be written in place. True when in
+// doubt.
+std::vector<bool> written_arguments(const torch::jit::Function& function);
+
+// Whether what a state preprocessor gives depends on the shapes of its arguments and the bucket
+// index only, and is made of views. False when in doubt.
+bool is_static_preprocessor(const torch::jit::Function& function);
+
+// Every tensor constant in the graphs of `module` and its submodules.
+std::vector<at::Tensor> graph_constants(const torch::jit::Module& module);
+
+}  // namespace bucketd::torchscript
