@@ -1,0 +1,36 @@
+// LoadedModel: a model as lanes, sessions and requests share it. Ends with the last of them.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "daemon/backends/backend.h"
+#include "daemon/worker/gone_notice.h"
+
+namespace bucketd {
+
+struct LoadedModel {
+  LoadedModel(std::uint32_t model_id, std::unique_ptr<BucketModel> backend_model,
+              GoneNotice gone_notice = {})
+      : gone(std::move(gone_notice)), id(model_id), model(std::move(backend_model)) {}
+
+  GoneNotice gone;
+  const std::uint32_t id;
+  const std::unique_ptr<BucketModel> model;
+  // How long a request is expected to execute: what the scheduler decides hand-overs by. Relaxed:
+  // a hint.
+  std::atomic<std::uint64_t> expected_ns{UINT64_MAX};
+
+  const ModelDescription& description() const { return model->description(); }
+
+  // Takes note of one execution: up at once, down slowly, so that a mix of short and long buckets
+  // counts as long.
+  void note_execution(std::uint64_t execute_ns) {
+    const std::uint64_t before = expected_ns.load(std::memory_order_relaxed);
+    const std::uint64_t decayed = before == UINT64_MAX ? 0 : before - before / 8;
+    expected_ns.store(std::max(execute_ns, decayed), std::memory_order_relaxed);
+  }
+};
+
+}  // namespace bucketd

@@ -1,0 +1,22 @@
+// Copying a client's tensors into private memory, padded or as they are.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "bucketd/shape.h"
+#include "daemon/worker/plan.h"
+
+namespace bucketd {
+
+// Writes the whole tensor of `layout` (layout.padded_bytes bytes): the contiguous tensor `source`
+// of shape `source_shape` at layout.pad_before, layout.fill_bits around it. Asserts that it fits.
+void copy_padded(std::byte* destination, const std::byte* source, const Shape& source_shape,
+                 const PlanInput& layout);
+
+// Copies `bytes` bytes of elements; `destination` may be `source`. A bool becomes 0 or 1: operators
+// may assume that it is nothing else, and what they do otherwise is undefined.
+void copy_elements(DType dtype, std::byte* destination, const std::byte* source,
+                   std::uint64_t bytes);
+
+}  // namespace bucketd

@@ -1,0 +1,174 @@
+// Scheduler: takes requests out of the rings and gives them to executors: who runs what, who
+// sleeps on what, what ends when. README.md, "Leader and followers".
+//
+// Thread safety: every method may be called from any thread. One mutex; nothing waits, copies
+// payload or calls a backend while it is held.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "common/channel_layout.h"
+#include "daemon/worker/channel.h"
+#include "daemon/worker/doorbells.h"
+#include "daemon/worker/lane.h"
+#include "daemon/worker/request_queue.h"
+#include "daemon/worker/session.h"
+
+namespace bucketd {
+
+// An executor that starts a request expected to take this long or longer rouses another one to
+// watch the doorbells: a few times what it takes to wake a thread on another core.
+inline constexpr std::uint64_t kHandOverNs = 100'000;
+
+// One request, as its executor holds it.
+struct Job {
+  std::shared_ptr<Lane> lane;
+  std::shared_ptr<Session> session;  // null: none was named, or it was not found
+  SubmissionEntry entry{};
+  std::uint64_t taken_ns = 0;
+};
+
+class Scheduler {
+ public:
+  struct Options {
+    WakeupPolicy policy = WakeupPolicy::kAuto;
+    std::uint32_t spin_us = 0;  // how long the leader looks into the rings before it sleeps
+  };
+  // The client of this channel broke the protocol. Called with the mutex held.
+  using ViolationSink = std::function<void(std::uint64_t channel_id, const std::string& reason)>;
+
+  // `control` is notified when a closing lane, a drain or a deadline needs the control thread; it
+  // outlives the scheduler.
+  static Result<std::unique_ptr<Scheduler>> make(const Options& options, const EventFd* control,
+                                                 ViolationSink on_violation);
+
+  // --- executors ---
+
+  // The next request to run; waits for it. False when the scheduler was stopped.
+  bool next(Job& job);
+  // Gives back a job that was answered.
+  void finish(Job& job);
+
+  // --- stream thread ---
+
+  // Queues a request whose slot is free. False when its lane takes nothing more: then the caller
+  // answers it.
+  bool submit(Lane& lane, const SubmissionEntry& entry);
+
+  // --- control thread ---
+
+  void add_ring_channel(std::shared_ptr<RingChannel> channel);
+  void add_stream_channel(std::shared_ptr<Channel> channel);
+  // Null if there is none.
+  std::shared_ptr<Channel> find_channel(std::uint64_t channel_id) const;
+
+  // Adds a lane to its channel. False if the channel is gone or has a lane of this id.
+  bool add_lane(std::shared_ptr<Lane> lane);
+  std::shared_ptr<Lane> find_lane(std::uint64_t channel_id, std::uint32_t lane_id) const;
+
+  // Takes a lane out. Requests that are queued are answered CANCELLED; one that runs ends in
+  // memory that the job holds.
+  void close_lane(Lane& lane);
+  // The same for a channel and all its lanes, without answers: its client is gone.
+  void close_channel(std::uint64_t channel_id);
+
+  // First half of an unload: what was submitted by now is taken, nothing more. Returns the model's
+  // lanes.
+  std::vector<std::shared_ptr<Lane>> begin_unload(const LoadedModel& model);
+  // Second half: takes the lane out if nothing of it is in flight any more: what is in its ring is
+  // answered UNAVAILABLE.
+  bool retire_if_idle(Lane& lane);
+
+  // False if the connection has a session of this handle.
+  bool add_session(std::shared_ptr<Session> session);
+  // Takes out the sessions of a model.
+  std::vector<std::shared_ptr<Session>> remove_sessions_of(const LoadedModel& model);
+  // Takes a session out; its queued requests are answered CANCELLED. Null if there is none.
+  std::shared_ptr<Session> remove_session(std::uint64_t connection_id, std::uint64_t handle);
+
+  // Takes what was submitted by now, and nothing more.
+  void drain();
+  // Nothing is queued or being executed.
+  bool is_idle() const;
+
+  // Answers queued requests whose deadline has passed. Returns the nearest deadline among the
+  // others: when it wants to be called again, or nothing if it will notify `control`.
+  std::optional<std::uint64_t> expire_deadlines();
+
+  // Makes next() return false in every executor.
+  void stop();
+
+  // --- for tests and reports ---
+  std::size_t follower_count() const;
+  bool has_sleeping_leader() const;
+  Wakeup wakeup_kind() const { return doorbells_->kind(); }
+  std::size_t slow_channel_count() const;
+
+ private:
+  struct SessionKey {
+    std::uint64_t connection_id = 0;
+    std::uint64_t handle = 0;
+    friend bool operator==(const SessionKey&, const SessionKey&) = default;
+  };
+  struct SessionKeyHash {
+    std::size_t operator()(const SessionKey& key) const {
+      return std::hash<std::uint64_t>()(key.connection_id * 0x9E3779B97F4A7C15u ^ key.handle);
+    }
+  };
+
+  Scheduler(const Options& options, const EventFd* control, ViolationSink on_violation,
+            std::unique_ptr<Doorbells> doorbells);
+
+  // All of these: with the mutex held.
+  void look_into_rings();
+  bool look_into(Channel& channel, RingLane& lane, std::uint64_t& now_ns);
+  void enqueue(Lane& lane, const SubmissionEntry& entry, std::uint64_t now_ns);
+  void violation(Channel& channel, const std::string& reason);
+  bool pick(Job& job);
+  void lead(std::unique_lock<std::mutex>& lock);
+  bool spin(std::unique_lock<std::mutex>& lock);
+  void channels_changed();
+  // Takes queued requests that `wanted` says out of the queue.
+  template <typename Wanted>
+  std::vector<Job> take_out(Lane& lane, Wanted wanted);
+  void drop_all(Channel& channel);
+  Job make_job(QueuedRequest& request);
+  void account_end(Lane& lane);
+  void remove_lane(Lane& lane);
+
+  // Without it.
+  static void answer_all(std::vector<Job>& jobs, const Status& status);
+
+  const Options options_;
+  const EventFd* const control_;
+  const ViolationSink on_violation_;
+  const std::unique_ptr<Doorbells> doorbells_;  // see its own rules
+
+  mutable std::mutex mutex_;
+  std::condition_variable follower_woken_;
+  // Guarded by mutex_.
+  std::unordered_map<std::uint64_t, std::shared_ptr<Channel>> channels_;
+  std::vector<std::shared_ptr<RingChannel>> ring_channels_;
+  std::uint64_t channels_version_ = 1;
+  std::unordered_map<SessionKey, std::shared_ptr<Session>, SessionKeyHash> sessions_;
+  RequestQueue queue_;
+  std::size_t in_flight_ = 0;         // queued or being executed
+  std::size_t queued_deadlines_ = 0;  // queued requests that have one
+  std::size_t followers_ = 0;         // waiting on follower_woken_
+  bool has_leader_ = false;           // somebody sleeps on the doorbells, or is about to
+  bool is_asleep_ = false;            // the leader has armed and found nothing
+  bool is_draining_ = false;
+  bool is_stopping_ = false;
+  bool control_watches_deadlines_ = false;
+  std::uint32_t looks_skipped_ = 0;
+};
+
+}  // namespace bucketd

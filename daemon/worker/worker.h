@@ -1,0 +1,76 @@
+// Worker: what the supervisor's messages do. Owns everything in this process.
+//
+// Thread safety: everything on the control thread. Questions that have to wait for running requests
+// (closing, unloading, releasing, draining) are kept and answered in on_wake(); the others in
+// order.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "daemon/backends/backend.h"
+#include "daemon/worker/control_link.h"
+#include "daemon/worker/executor.h"
+#include "daemon/worker/loaded_model.h"
+#include "daemon/worker/outbox.h"
+#include "daemon/worker/scheduler.h"
+#include "daemon/worker/status_page.h"
+
+namespace bucketd {
+
+class Worker : public ControlLink::Handler {
+ public:
+  using BackendFactory =
+      std::function<Result<std::unique_ptr<Backend>>(const BackendOptions& options)>;
+
+  // `wake`: the one of the link that this is the handler of. Both outlive this.
+  Worker(BackendFactory make_backend, const EventFd& wake, Outbox& outbox);
+  // Lets running requests end.
+  ~Worker() override;
+
+  Status on_message(const link::Message& message, std::vector<UniqueFd> fds) override;
+  std::optional<std::uint64_t> on_wake() override;
+
+ private:
+  using Fds = std::vector<UniqueFd>;
+  // A question that is answered later. True: it was answered.
+  using Pending = std::function<bool()>;
+
+  Status configure(const link::Configure& message, Fds fds);
+  void load_model(std::uint64_t request_id, const link::LoadModel& message, Fds fds);
+  void unload_model(std::uint64_t request_id, const link::UnloadModel& message);
+  void open_channel(std::uint64_t request_id, const link::OpenChannel& message, Fds fds);
+  void open_lane(std::uint64_t request_id, const link::OpenLane& message, Fds fds);
+  void close_lane(std::uint64_t request_id, const link::CloseLane& message);
+  void close_channel(std::uint64_t request_id, const link::CloseChannel& message);
+  void map_arena(std::uint64_t request_id, const link::MapArena& message, Fds fds);
+  void bind_session(std::uint64_t request_id, const link::BindSession& message);
+  void release_session(std::uint64_t request_id, const link::ReleaseSession& message);
+  void drain(std::uint64_t request_id);
+
+  Status open_ring_lane(const link::OpenLane& message, Fds fds, std::shared_ptr<LoadedModel> model);
+  Result<std::shared_ptr<Session>> make_session(const link::BindSession& message);
+  void acknowledge(std::uint64_t request_id);
+  GoneNotice gone_notice() const;
+
+  const BackendFactory make_backend_;
+  const EventFd& wake_;
+  Outbox& outbox_;
+
+  // Since Configure.
+  std::uint64_t incarnation_ = 0;
+  std::uint32_t plan_cache_entries_ = 0;
+  std::optional<StatusPage> status_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Scheduler> scheduler_;
+  std::unordered_map<std::uint32_t, std::shared_ptr<LoadedModel>> models_;
+  std::unordered_map<std::uint32_t, std::shared_ptr<const MappedRegion>> arenas_;
+  std::vector<Pending> pending_;
+  std::unique_ptr<Executors> executors_;  // last: ends first
+};
+
+}  // namespace bucketd
