@@ -121,8 +121,16 @@ def make_identities(folder):
     for dtype in dtypes.DTYPE_NAMES:
         examples = [torch.ones(n).to(getattr(torch, dtype)) for n in (4, 8, 16)]
         kernel = PadKernel(dims=[0], value=0)
-        trace(folder, f"identity_{dtype}", Identity(), examples, kernel, input_names=["x"], output_names=["y"],
-              min_sizes={("x", 0): 0})
+        trace(
+            folder,
+            f"identity_{dtype}",
+            Identity(),
+            examples,
+            kernel,
+            input_names=["x"],
+            output_names=["y"],
+            min_sizes={("x", 0): 0},
+        )
 
 
 def make_ranks(folder):
@@ -135,24 +143,64 @@ def make_ranks(folder):
 
 def make_kernels(folder):
     one = {"input_names": ["x"], "output_names": ["y"]}
-    trace(folder, "two_dims", AddOne(), [torch.ones(shape) for shape in ((8, 8), (16, 16), (8, 32))],
-          PadKernel(dims=[0, 1]), **one)
-    trace(folder, "left_pad", Double(), [torch.ones(1, n, dtype=torch.int64) for n in (4, 8)],
-          PadKernel(dims=[1], value=-1, side="left"), **one)
-    trace(folder, "script_kernel", SumOfThree(),
-          [[torch.ones(1, n, dtype=torch.int64)] * 3 for n in (128, 512)], get_bucket_kernel,
-          input_names=["input_ids", "attention_mask", "token_type_ids"], output_names=["sum"])
-    trace(folder, "multi", Multi(), [(torch.ones(1, n), torch.ones(1, n, dtype=torch.int64)) for n in (4, 8)],
-          PadKernel(dims=[1], value=[0.5, 0]), input_names=["values", "marks"],
-          output_names=["weighted", "doubled", "sums"])
+    trace(
+        folder,
+        "two_dims",
+        AddOne(),
+        [torch.ones(shape) for shape in ((8, 8), (16, 16), (8, 32))],
+        PadKernel(dims=[0, 1]),
+        **one,
+    )
+    trace(
+        folder,
+        "left_pad",
+        Double(),
+        [torch.ones(1, n, dtype=torch.int64) for n in (4, 8)],
+        PadKernel(dims=[1], value=-1, side="left"),
+        **one,
+    )
+    trace(
+        folder,
+        "script_kernel",
+        SumOfThree(),
+        [[torch.ones(1, n, dtype=torch.int64)] * 3 for n in (128, 512)],
+        get_bucket_kernel,
+        input_names=["input_ids", "attention_mask", "token_type_ids"],
+        output_names=["sum"],
+    )
+    trace(
+        folder,
+        "multi",
+        Multi(),
+        [(torch.ones(1, n), torch.ones(1, n, dtype=torch.int64)) for n in (4, 8)],
+        PadKernel(dims=[1], value=[0.5, 0]),
+        input_names=["values", "marks"],
+        output_names=["weighted", "doubled", "sums"],
+    )
     trace(folder, "static_one", AddOne(), [torch.ones(2, 3)], PadKernel(dims=[]), **one)
 
 
 def make_slow_and_stateful(folder):
-    trace(folder, "slow", torch.jit.script(SlowLoop()), [torch.ones(1, dtype=torch.int64)], PadKernel(dims=[]),
-          input_names=["iterations"], output_names=["checksum"])
-    trace(folder, "counter", Counter(), [torch.ones(1, 8)], PadKernel(dims=[]),
-          shared_state_buffer=[torch.zeros(1, 8)], input_names=["x"], output_names=["sum"], state_names=["total"])
+    trace(
+        folder,
+        "slow",
+        torch.jit.script(SlowLoop()),
+        [torch.ones(1, dtype=torch.int64)],
+        PadKernel(dims=[]),
+        input_names=["iterations"],
+        output_names=["checksum"],
+    )
+    trace(
+        folder,
+        "counter",
+        Counter(),
+        [torch.ones(1, 8)],
+        PadKernel(dims=[]),
+        shared_state_buffer=[torch.zeros(1, 8)],
+        input_names=["x"],
+        output_names=["sum"],
+        state_names=["total"],
+    )
 
 
 def main():

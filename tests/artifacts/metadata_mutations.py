@@ -36,8 +36,21 @@ def _texts(good):
         changed = copy.deepcopy(good)
         change(changed)
         yield kind, json.dumps(changed).encode()
-    for field in ("format", "version", "sealed", "name", "inputs", "outputs", "states", "aliases", "buckets",
-                  "kernel", "preprocessor", "dims", "crop"):
+    for field in (
+        "format",
+        "version",
+        "sealed",
+        "name",
+        "inputs",
+        "outputs",
+        "states",
+        "aliases",
+        "buckets",
+        "kernel",
+        "preprocessor",
+        "dims",
+        "crop",
+    ):
         changed = copy.deepcopy(good)
         del changed[field]
         yield f"without_{field}", json.dumps(changed).encode()

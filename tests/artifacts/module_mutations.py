@@ -25,9 +25,7 @@ _METADATA = {
     "preprocessor": False,
     "accepts": "declared",
     "dims": [{"input": 0, "dim": 0, "min": 1}],
-    "crop": [
-        {"output": 0, "dim": 0, "input": 0, "input_dim": 0, "side": "right", "numerator": 1, "denominator": 1}
-    ],
+    "crop": [{"output": 0, "dim": 0, "input": 0, "input_dim": 0, "side": "right", "numerator": 1, "denominator": 1}],
 }
 _WITH_STATE = {
     **_METADATA,

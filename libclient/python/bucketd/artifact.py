@@ -62,11 +62,7 @@ def read_metadata_text(path):
     """The bytes of the metadata member of the archive at `path`, unchecked; `ArtifactError` if it has none."""
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [
-                info
-                for info in archive.infolist()
-                if info.filename.split("/")[1:] == ["extra", METADATA_FILE]
-            ]
+            members = [info for info in archive.infolist() if info.filename.split("/")[1:] == ["extra", METADATA_FILE]]
             if len(members) != 1:
                 raise ArtifactError(f"the archive has {len(members)} members extra/{METADATA_FILE}, not one")
             if members[0].file_size > _MAX_METADATA_BYTES:

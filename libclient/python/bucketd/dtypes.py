@@ -64,9 +64,7 @@ def _float_holds(dtype, value):
     exponent = lowest_bit + significand.bit_length() - 1
     # Below the least exponent, subnormal numbers lose one bit per step.
     return (
-        significand.bit_length() <= bits
-        and exponent <= greatest_exponent
-        and lowest_bit >= least_exponent - (bits - 1)
+        significand.bit_length() <= bits and exponent <= greatest_exponent and lowest_bit >= least_exponent - (bits - 1)
     )
 
 

@@ -138,7 +138,9 @@ def _validate_states(metadata):
         what = f"state {state['name']!r}"
         _validate_shape(state.get("shape"), what)
         if "sequence_dim" in state:
-            _require(_is_index(state["sequence_dim"], len(state["shape"])), f"sequence_dim of {what} is not one of its dims")
+            _require(
+                _is_index(state["sequence_dim"], len(state["shape"])), f"sequence_dim of {what} is not one of its dims"
+            )
         for number, bucket in enumerate(metadata["buckets"]):
             if not metadata["preprocessor"]:
                 _require(
@@ -177,7 +179,9 @@ def _validate_kernel(metadata):
     ):
         what = f"input {entry['name']!r}"
         _require(isinstance(value, (bool, int, float)), f"the pad value of {what} is not a number or boolean")
-        _require(dtypes.holds_exactly(entry["dtype"], value), f"dtype {entry['dtype']} of {what} cannot hold its pad value")
+        _require(
+            dtypes.holds_exactly(entry["dtype"], value), f"dtype {entry['dtype']} of {what} cannot hold its pad value"
+        )
         _require(side in SIDES, f"the pad side of {what} is not left or right")
         _require(
             isinstance(dims, list) and all(_is_index(dim, len(shape)) for dim in dims) and len(set(dims)) == len(dims),
@@ -205,7 +209,10 @@ def _validate_dims(metadata):
     for index, entry in enumerate(metadata["inputs"]):
         for dim in range(len(shapes_of[0][index])):
             if len({shapes[index][dim] for shapes in shapes_of}) > 1:
-                _require((index, dim) in listed, f"dim {dim} of input {entry['name']!r} differs between buckets, but is not in dims")
+                _require(
+                    (index, dim) in listed,
+                    f"dim {dim} of input {entry['name']!r} differs between buckets, but is not in dims",
+                )
 
 
 def _validate_crop(metadata):
@@ -224,7 +231,9 @@ def _validate_crop(metadata):
         _require(crop.get("side") in SIDES, "a crop's side is not left or right")
         numerator, denominator = crop.get("numerator"), crop.get("denominator")
         for number in (numerator, denominator):
-            _require(_is_integer(number) and 1 <= number <= MAX_RATIO, f"a crop's ratio is not made of 1 to {MAX_RATIO}")
+            _require(
+                _is_integer(number) and 1 <= number <= MAX_RATIO, f"a crop's ratio is not made of 1 to {MAX_RATIO}"
+            )
         for number, bucket in enumerate(buckets):
             size = bucket["inputs"][crop["input"]][crop["input_dim"]]
             _require(

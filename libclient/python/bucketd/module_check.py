@@ -97,7 +97,9 @@ def _check_outputs(metadata, number, results):
     shapes = metadata["buckets"][number]["outputs"]
     specs = [(shape, entry["dtype"]) for shape, entry in zip(shapes, metadata["outputs"])]
     for alias in sorted(metadata["aliases"], key=lambda alias: alias["output"]):
-        specs.append((metadata["buckets"][number]["states"][alias["state"]], metadata["states"][alias["state"]]["dtype"]))
+        specs.append(
+            (metadata["buckets"][number]["states"][alias["state"]], metadata["states"][alias["state"]]["dtype"])
+        )
     if not isinstance(results, (tuple, list)) or len(results) != len(specs):
         raise ArtifactError(f"bucket {number} does not give {len(specs)} outputs")
     for index, (result, (shape, dtype)) in enumerate(itertools.zip_longest(results, specs)):

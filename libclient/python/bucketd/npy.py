@@ -31,9 +31,7 @@ def save(path, tensor):
     if tensor.dtype not in _DESCRIPTIONS:
         raise TypeError(f"a .npy file cannot hold {tensor.dtype}")
     tensor = tensor.detach().contiguous()
-    header = repr(
-        {"descr": _DESCRIPTIONS[tensor.dtype], "fortran_order": False, "shape": tuple(tensor.shape)}
-    ).encode()
+    header = repr({"descr": _DESCRIPTIONS[tensor.dtype], "fortran_order": False, "shape": tuple(tensor.shape)}).encode()
     padding = -(len(_MAGIC) + 2 + len(header) + 1) % _HEADER_ALIGNMENT
     header += b" " * padding + b"\n"
     with open(path, "wb") as file:

@@ -69,7 +69,7 @@ def kernel_with_wrong_padding(tensor_list: List[torch.Tensor]):
 
 
 def parse_lengths(text):
-    """"1-512" or "17,122,400-444": the lengths, each once, ascending."""
+    """ "1-512" or "17,122,400-444": the lengths, each once, ascending."""
     lengths = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
@@ -132,7 +132,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=bert.SIZES, default="small")
     parser.add_argument("-o", "--output", type=pathlib.Path, required=True, help="folder")
-    parser.add_argument("--lengths", type=parse_lengths, default="1-512", help="such as 1-512 or 17,122 (default 1-512)")
+    parser.add_argument(
+        "--lengths", type=parse_lengths, default="1-512", help="such as 1-512 or 17,122 (default 1-512)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
     broken = parser.add_mutually_exclusive_group()
     broken.add_argument("--break-boundary", action="store_true", help="shift the boundary of the first bucket")

@@ -106,8 +106,34 @@ class Module(File):
 
 class ExactValues(unittest.TestCase):
     def test_are_those_that_survive_the_dtype(self):
-        values = [0, 1, -1, 0.5, 255, 256, 257, 2048, 2049, 65504, 65505, 65520, 2**24, 2**24 + 1, 0.1, 1e-8, 2.0**-24,
-                  2.0**-25, 2.0**-149, 2.0**-150, 3.0e38, 3.5e38, 2.0**127, 1e300, 2**31, 2**52 + 1]
+        values = [
+            0,
+            1,
+            -1,
+            0.5,
+            255,
+            256,
+            257,
+            2048,
+            2049,
+            65504,
+            65505,
+            65520,
+            2**24,
+            2**24 + 1,
+            0.1,
+            1e-8,
+            2.0**-24,
+            2.0**-25,
+            2.0**-149,
+            2.0**-150,
+            3.0e38,
+            3.5e38,
+            2.0**127,
+            1e300,
+            2**31,
+            2**52 + 1,
+        ]
         for name in dtypes.DTYPE_NAMES[1:]:
             dtype = getattr(torch, name)
             for value in values:

@@ -9,8 +9,15 @@ from bucketd.torch_neuronx import Crop, PadKernel
 
 
 def entry(output, dim, input, input_dim, side="right", numerator=1, denominator=1):
-    return {"output": output, "dim": dim, "input": input, "input_dim": input_dim, "side": side,
-            "numerator": numerator, "denominator": denominator}
+    return {
+        "output": output,
+        "dim": dim,
+        "input": input,
+        "input_dim": input_dim,
+        "side": side,
+        "numerator": numerator,
+        "denominator": denominator,
+    }
 
 
 def crops(model, examples, kernel=None, **options):
@@ -68,12 +75,14 @@ class Inference(unittest.TestCase):
 
     def test_finds_the_side_of_a_script_kernel_by_running_it(self):
         self.assertEqual(
-            crops(lambda x: x + 1, self.lengths, lambda: torch.jit.script(left_kernel)), [entry(0, 0, 0, 0, "left")])
+            crops(lambda x: x + 1, self.lengths, lambda: torch.jit.script(left_kernel)), [entry(0, 0, 0, 0, "left")]
+        )
 
     def test_is_not_confused_by_constant_examples_of_bool(self):
         examples = [torch.ones(n, dtype=torch.bool) for n in (4, 8)]
         self.assertEqual(
-            crops(lambda x: ~x, examples, lambda: torch.jit.script(left_kernel)), [entry(0, 0, 0, 0, "left")])
+            crops(lambda x: ~x, examples, lambda: torch.jit.script(left_kernel)), [entry(0, 0, 0, 0, "left")]
+        )
 
     def test_needs_no_side_where_nothing_is_ever_padded(self):
         self.assertEqual(crops(lambda x: x + 1, [torch.ones(n) for n in (1, 2, 3)]), [entry(0, 0, 0, 0)])
@@ -83,13 +92,19 @@ class Ambiguity(unittest.TestCase):
     squares = [torch.ones(4, 4), torch.ones(8, 8)]
 
     def test_of_two_dims_is_an_error_that_names_both(self):
-        with self.assertRaisesRegex(CropError, r"dim 0 of output 'y' .* may follow dim 0 of input 'x' or dim 1 of input 'x': say which"):
+        with self.assertRaisesRegex(
+            CropError, r"dim 0 of output 'y' .* may follow dim 0 of input 'x' or dim 1 of input 'x': say which"
+        ):
             models.trace(models.AddOne(), self.squares, input_names=["x"], output_names=["y"])
 
     def test_is_settled_by_the_author(self):
         annotated = [Crop("y", 0, "x", 0), Crop("y", 1, "x", 1)]
         found = crops(models.AddOne(), self.squares, input_names=["x"], output_names=["y"], crop=annotated)
         self.assertEqual(found, [entry(0, 0, 0, 0), entry(0, 1, 0, 1)])
+
+    def test_is_settled_by_tying_the_dims(self):
+        found = crops(models.AddOne(), self.squares, tied_dims=[[(0, 0), (0, 1)]])
+        self.assertEqual(found, [entry(0, 0, 0, 0), entry(0, 1, 0, 0)])
 
     def test_is_settled_by_following_nothing(self):
         found = crops(models.AddOne(), self.squares, crop=[Crop(0, 0, None), Crop(0, 1, 0, 1)])
@@ -101,15 +116,24 @@ class Ambiguity(unittest.TestCase):
 
     def test_of_the_side_is_an_error(self):
         with self.assertRaisesRegex(CropError, "keeps no side of dim 0 of input 'input_0'"):
-            crops(lambda x: x + 1, [torch.ones(4), torch.ones(8)], lambda: torch.jit.script(reversing_kernel),
-                  kernel_may_change_values=True)
+            crops(
+                lambda x: x + 1,
+                [torch.ones(4), torch.ones(8)],
+                lambda: torch.jit.script(reversing_kernel),
+                kernel_may_change_values=True,
+            )
 
 
 class Annotations(unittest.TestCase):
     def refuses(self, message, *annotations):
         with self.assertRaisesRegex(CropError, message):
-            models.trace(lambda x: (x + 1, x.sum().reshape(1)), [torch.ones(4), torch.ones(8)], input_names=["x"],
-                         output_names=["y", "sum"], crop=annotations)
+            models.trace(
+                lambda x: (x + 1, x.sum().reshape(1)),
+                [torch.ones(4), torch.ones(8)],
+                input_names=["x"],
+                output_names=["y", "sum"],
+                crop=annotations,
+            )
 
     def test_that_contradict_the_buckets_are_refused(self):
         self.refuses("names output 'z'; the outputs are", Crop("z", 0, "x", 0))

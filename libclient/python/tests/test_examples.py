@@ -45,9 +45,14 @@ class Bert(unittest.TestCase):
     def test_padding_does_not_change_the_answer_but_attending_to_it_does(self):
         model = bert.bert_model("tiny")
         ids, mask = torch.randint(4, 4096, (1, 50)), torch.ones(1, 50, dtype=torch.int64)
-        longer, zeros, ones = (torch.cat([t, pad], 1) for t, pad in (
-            (ids, torch.zeros(1, 78, dtype=torch.int64)), (mask, torch.zeros(1, 78, dtype=torch.int64)),
-            (mask, torch.ones(1, 78, dtype=torch.int64))))
+        longer, zeros, ones = (
+            torch.cat([t, pad], 1)
+            for t, pad in (
+                (ids, torch.zeros(1, 78, dtype=torch.int64)),
+                (mask, torch.zeros(1, 78, dtype=torch.int64)),
+                (mask, torch.ones(1, 78, dtype=torch.int64)),
+            )
+        )
         expected = model(ids, mask)[0]
         torch.testing.assert_close(model(longer, zeros)[0], expected, atol=1e-5, rtol=0)
         self.assertGreater(float((model(longer, ones)[0] - expected).abs().max()), 1e-3)

@@ -7,7 +7,7 @@ import torch
 import models
 from bucketd import dtypes, torch_neuronx
 from bucketd.errors import KernelError, TraceError
-from bucketd.torch_neuronx import BucketModelConfig, PadKernel
+from bucketd.torch_neuronx import BucketModelConfig, PadKernel, input_dims, kernel_check
 
 
 def script_kernel(source):
@@ -21,12 +21,10 @@ def script_kernel(source):
 
 def checked(body, examples, **options):
     """Checks a kernel as tracing does, without building a module (source made here cannot be saved)."""
-    from bucketd.torch_neuronx import input_dims, kernel_check
-
     examples = [(entry,) if isinstance(entry, torch.Tensor) else entry for entry in examples]
     shapes = [[list(tensor.shape) for tensor in example] for example in examples]
     names = [f"input_{i}" for i in range(len(examples[0]))]
-    dims = input_dims.InputDims(shapes, [[] for _ in names], options.pop("min_sizes", {}), names)
+    dims = input_dims.InputDims(shapes, names, [[] for _ in names], options.pop("min_sizes", {}))
     kernel_check.check(script_kernel(body)(), examples, dims, options.pop("may_change_values", False))
 
 
@@ -77,7 +75,8 @@ class KernelCheck(unittest.TestCase):
     def test_refuses_one_wrong_length_in_the_middle(self):
         self.refuses(
             r"= 7: bucket 1 would fit, but the kernel fails: .*unlucky",
-            "size = 4\n", "size = 4\nif x.size(0) == 7:\n    raise ValueError('unlucky')\n",
+            "size = 4\n",
+            "size = 4\nif x.size(0) == 7:\n    raise ValueError('unlucky')\n",
         )
 
     def test_refuses_a_wrong_index(self):
@@ -87,20 +86,30 @@ class KernelCheck(unittest.TestCase):
         self.refuses("not one integer", "torch.tensor([bucket])", "torch.tensor([1.0])")
 
     def test_refuses_a_wrong_shape(self):
-        self.refuses(r"gave input 'input_0' as torch.float32 \[9\]; that bucket takes torch.float32 \[8\]",
-                     "    size = 8", "    size = 9")
+        self.refuses(
+            r"gave input 'input_0' as torch.float32 \[9\]; that bucket takes torch.float32 \[8\]",
+            "    size = 8",
+            "    size = 9",
+        )
 
     def test_refuses_a_wrong_dtype(self):
-        self.refuses(r"as torch.float64 \[4\]; that bucket takes torch.float32", "x = inputs[0]", "x = inputs[0].double()")
+        self.refuses(
+            r"as torch.float64 \[4\]; that bucket takes torch.float32", "x = inputs[0]", "x = inputs[0].double()"
+        )
 
     def test_refuses_a_missing_or_extra_tensor(self):
-        self.refuses("gave 2 tensors; the buckets take 1", "return [torch.constant_pad_nd(x, [0, size - x.size(0)], 0)]",
-                     "return [x, x]")
+        self.refuses(
+            "gave 2 tensors; the buckets take 1",
+            "return [torch.constant_pad_nd(x, [0, size - x.size(0)], 0)]",
+            "return [x, x]",
+        )
         self.refuses("an empty list", "x.size(0) > 8:", "x.size(0) > 6:")
 
     def test_refuses_a_kernel_that_cuts_what_is_above_the_largest_bucket(self):
-        body = _GOOD.replace("x.size(0) > 8:\n    return torch.jit.annotate(List[Tensor], []), torch.tensor([0])",
-                             "x.size(0) > 8:\n    x = x.narrow(0, 0, 8)")
+        body = _GOOD.replace(
+            "x.size(0) > 8:\n    return torch.jit.annotate(List[Tensor], []), torch.tensor([0])",
+            "x.size(0) > 8:\n    x = x.narrow(0, 0, 8)",
+        )
         with self.assertRaisesRegex(KernelError, r"= 9: .*does not hold every element.*kernel_may_change_values"):
             checked(body, _BUCKETS)
         checked(body, _BUCKETS, may_change_values=True)
@@ -115,6 +124,36 @@ class KernelCheck(unittest.TestCase):
 
     def test_accepts_a_choice_by_value_between_equal_shapes(self):
         checked("return inputs, inputs[0]", [torch.tensor([0]), torch.tensor([1])])
+
+    def test_refuses_a_square_kernel_unless_its_sides_are_tied(self):
+        examples = [(torch.ones(4, 4),), (torch.ones(8, 8),)]
+        unit = script_kernel(
+            """
+x = inputs[0]
+size = 8
+if x.size(0) <= 4:
+    size = 4
+delta = size - x.size(0)
+if delta < 0:
+    return torch.jit.annotate(List[Tensor], []), torch.tensor([0])
+return [torch.constant_pad_nd(x, [0, delta, 0, delta], 0)], torch.tensor([size // 8])
+"""
+        )()
+        shapes = [[[4, 4]], [[8, 8]]]
+        with self.assertRaisesRegex(
+            KernelError, "for dim 0 of input 'x' = 1, dim 1 of input 'x' = 2: bucket 0 would fit"
+        ):
+            kernel_check.check(unit, examples, input_dims.InputDims(shapes, ["x"], [[]]), False)
+        tied = input_dims.InputDims(shapes, ["x"], [[]], tied_dims=[[("x", 0), ("x", 1)]])
+        kernel_check.check(unit, examples, tied, False)
+
+    def test_samples_what_is_too_much_to_try_whole(self):
+        sizes = range(1, 200)
+        shapes = [[[size, size]] for size in sizes]
+        dims = input_dims.InputDims(shapes, ["x"], [[]])
+        probes = list(kernel_check._probes([(torch.ones(size, size),) for size in sizes], dims))
+        self.assertLessEqual(len(probes), 4 * kernel_check.MAX_COMBINATIONS)
+        self.assertEqual({size for probe in probes for size in probe}, set(range(1, 201)))
 
 
 class ScriptKernel(unittest.TestCase):
@@ -173,20 +212,34 @@ class Declared(unittest.TestCase):
 
     def test_refuses_a_value_that_the_dtype_cannot_hold(self):
         for dtype, value in (
-            (torch.uint8, -1), (torch.int8, 128), (torch.int64, 0.5), (torch.int64, 2**63), (torch.float16, 2049),
-            (torch.float16, 65536), (torch.bfloat16, 257), (torch.float32, 0.1), (torch.bool, 2), (torch.float32, True),
-            (torch.int64, 2**53 + 1), (torch.float32, float("inf")), (torch.float32, "0"),
+            (torch.uint8, -1),
+            (torch.int8, 128),
+            (torch.int64, 0.5),
+            (torch.int64, 2**63),
+            (torch.float16, 2049),
+            (torch.float16, 65536),
+            (torch.bfloat16, 257),
+            (torch.float32, 0.1),
+            (torch.bool, 2),
+            (torch.float32, True),
+            (torch.int64, 2**53 + 1),
+            (torch.float32, float("inf")),
+            (torch.float32, "0"),
         ):
             with self.subTest(dtype=dtype, value=value), self.assertRaises(TraceError):
                 self.kernel([[4]], dtype, dims=[0], value=value)
 
     def test_declares_itself_in_the_metadata(self):
         traced = models.trace(models.Encoder(), models.token_examples(8, 16), PadKernel(value=[3, 0]))
-        self.assertEqual(traced.metadata["kernel"], {"type": "pad", "value": [3, 0], "side": ["right", "right"], "dims": [[1], [1]]})
+        self.assertEqual(
+            traced.metadata["kernel"], {"type": "pad", "value": [3, 0], "side": ["right", "right"], "dims": [[1], [1]]}
+        )
         self.assertEqual(traced.metadata["dims"], [{"input": 0, "dim": 1, "min": 1}, {"input": 1, "dim": 1, "min": 1}])
 
     def test_inputs_pad_independently(self):
-        traced = models.trace(lambda x, y: (x * 2, y * 3), [(torch.ones(4), torch.ones(2)), (torch.ones(8), torch.ones(6))])
+        traced = models.trace(
+            lambda x, y: (x * 2, y * 3), [(torch.ones(4), torch.ones(2)), (torch.ones(8), torch.ones(6))]
+        )
         self.assertEqual([list(tensor.shape) for tensor in traced(torch.ones(2), torch.ones(5))], [[8], [6]])
 
     def test_scalars_have_nothing_to_pad(self):

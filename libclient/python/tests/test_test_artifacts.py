@@ -27,8 +27,11 @@ class TestArtifacts(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         cls.addClassCleanup(folder.cleanup)
         cls.folder = pathlib.Path(folder.name)
-        subprocess.run([sys.executable, _SCRIPTS / "make_test_artifacts.py", "-o", cls.folder], check=True,
-                       stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, _SCRIPTS / "make_test_artifacts.py", "-o", cls.folder],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
 
     def model(self, name):
         return torch.jit.load(str(self.folder / f"{name}.pt"))
@@ -70,8 +73,11 @@ class TestArtifacts(unittest.TestCase):
     def test_every_mutation_is_refused(self):
         with tempfile.TemporaryDirectory() as name:
             folder = pathlib.Path(name)
-            subprocess.run([sys.executable, _SCRIPTS / "mutate_artifacts.py", "-o", name, "--from",
-                            self.folder / "multi.pt"], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                [sys.executable, _SCRIPTS / "mutate_artifacts.py", "-o", name, "--from", self.folder / "multi.pt"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
             mutations = json.loads((folder / "mutations.json").read_text())
             self.assertGreaterEqual(len(mutations), 200)
             self.assertEqual({entry["file"] for entry in mutations}, {path.name for path in folder.glob("*.pt")})

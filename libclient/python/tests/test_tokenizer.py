@@ -46,7 +46,8 @@ class Licences(unittest.TestCase):
 
     def test_encode_as_the_guide_does(self):
         encoded = self.tokenizer.encode_plus(
-            _SENTENCE_0, _SENTENCE_2, max_length=128, padding="max_length", truncation=True, return_tensors="pt")
+            _SENTENCE_0, _SENTENCE_2, max_length=128, padding="max_length", truncation=True, return_tensors="pt"
+        )
         for name in ("input_ids", "attention_mask", "token_type_ids"):
             self.assertEqual((encoded[name].dtype, list(encoded[name].shape)), (torch.int64, [1, 128]))
         real = int(encoded["attention_mask"].sum())
@@ -59,8 +60,13 @@ class Licences(unittest.TestCase):
         self.assertEqual(encoded["token_type_ids"], [0] * 3 + [1] * 9)
 
     def test_refuse_contradicting_arguments(self):
-        for arguments in ({"truncation": True}, {"padding": "max_length"}, {"padding": "sideways"},
-                          {"return_tensors": "tf"}, {"max_length": 1, "truncation": True}):
+        for arguments in (
+            {"truncation": True},
+            {"padding": "max_length"},
+            {"padding": "sideways"},
+            {"return_tensors": "tf"},
+            {"max_length": 1, "truncation": True},
+        ):
             with self.subTest(arguments), self.assertRaises(ValueError):
                 self.tokenizer.encode_plus("text", **arguments)
 
@@ -83,8 +89,15 @@ class NpyFile(unittest.TestCase):
     def test_is_read_as_it_was_written(self):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "x.npy"
-            for tensor in (torch.arange(6).reshape(2, 3), torch.tensor(1.5), torch.zeros(0, 3), torch.ones(2).half(),
-                           torch.tensor([True, False]), torch.arange(6).reshape(2, 3).t(), torch.ones(3, dtype=torch.uint8)):
+            for tensor in (
+                torch.arange(6).reshape(2, 3),
+                torch.tensor(1.5),
+                torch.zeros(0, 3),
+                torch.ones(2).half(),
+                torch.tensor([True, False]),
+                torch.arange(6).reshape(2, 3).t(),
+                torch.ones(3, dtype=torch.uint8),
+            ):
                 npy.save(path, tensor)
                 loaded = npy.load(path)
                 self.assertEqual(loaded.dtype, tensor.dtype)
@@ -97,8 +110,17 @@ class NpyFile(unittest.TestCase):
             self.skipTest("NumPy is not installed, and optional")
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "x.npy"
-            for dtype in (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16,
-                          torch.float32, torch.float64):
+            for dtype in (
+                torch.bool,
+                torch.uint8,
+                torch.int8,
+                torch.int16,
+                torch.int32,
+                torch.int64,
+                torch.float16,
+                torch.float32,
+                torch.float64,
+            ):
                 tensor = torch.tensor([[0, 1, 2], [3, 4, 5]]).to(dtype)
                 npy.save(path, tensor)
                 loaded = numpy.load(path, allow_pickle=False)

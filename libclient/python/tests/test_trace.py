@@ -33,7 +33,9 @@ class TracedModel(unittest.TestCase):
     def test_refuses_an_input_that_no_bucket_takes(self):
         loaded = models.save_and_load(models.trace(models.Encoder(), models.token_examples(8, 16), name="encoder"))
         (too_long,) = models.token_examples(17)
-        with self.assertRaisesRegex(Exception, r"no bucket of model encoder takes inputs of shapes \[\[1, 17\], \[1, 17\]\]"):
+        with self.assertRaisesRegex(
+            Exception, r"no bucket of model encoder takes inputs of shapes \[\[1, 17\], \[1, 17\]\]"
+        ):
             loaded(*too_long)
 
     def test_refuses_an_input_of_another_dtype(self):
@@ -202,8 +204,12 @@ class Saving(unittest.TestCase):
     def test_all_ways_write_the_same_sealed_file(self):
         traced = models.trace(models.Encoder(), models.token_examples(8, 16))
         contents = []
-        for save in (lambda path: traced.save(path), lambda path: torch.jit.save(traced, path),
-                     lambda path: torch.jit.save(traced, str(path)), lambda path: torch_neuronx.save(traced, path)):
+        for save in (
+            lambda path: traced.save(path),
+            lambda path: torch.jit.save(traced, path),
+            lambda path: torch.jit.save(traced, str(path)),
+            lambda path: torch_neuronx.save(traced, path),
+        ):
             with tempfile.TemporaryDirectory() as folder:
                 path = pathlib.Path(folder) / "model.pt"
                 save(path)

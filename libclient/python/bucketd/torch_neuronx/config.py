@@ -48,6 +48,8 @@ class BucketModelConfig:
       state_shapes: for each bucket, the shape it takes of each state; needed only where a preprocessor
         slices a state that the model takes as a trailing argument.
       min_sizes: {(input, dim): size} the least size accepted, 1 when not given.
+      tied_dims: lists of (input, dim) of one input that always have the same size, such as both sides of an
+        attention mask; the kernel is then tried, and outputs are tied, with these as one.
       accepts: "declared": inputs are checked against the declared ranges before the kernel runs;
         "kernel": the kernel is given whatever the caller sends.
       crop: `Crop` annotations.
@@ -69,6 +71,7 @@ class BucketModelConfig:
         sequence_dims: Optional[Mapping[TensorName, int]] = None,
         state_shapes: Optional[Sequence[Sequence[Sequence[int]]]] = None,
         min_sizes: Optional[Mapping[Tuple[TensorName, int], int]] = None,
+        tied_dims: Sequence[Sequence[Tuple[TensorName, int]]] = (),
         accepts: str = "declared",
         crop: Sequence[Crop] = (),
         kernel_may_change_values: bool = False,
@@ -94,6 +97,7 @@ class BucketModelConfig:
         self.sequence_dims = dict(sequence_dims or {})
         self.state_shapes = state_shapes
         self.min_sizes = dict(min_sizes or {})
+        self.tied_dims = [list(tied) for tied in tied_dims]
         self.accepts = accepts
         self.crop = list(crop)
         self.kernel_may_change_values = kernel_may_change_values

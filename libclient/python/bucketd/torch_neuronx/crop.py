@@ -99,14 +99,17 @@ def _followed_as_said(crop, sizes, dims, what):
         return None
     index = _number(crop.input, dims.names, "input")
     if not 0 <= crop.input_dim < len(dims.shapes[0][index]):
-        raise CropError(f"the crop of {what} names dim {crop.input_dim} of input {dims.names[index]!r}, which is not there")
+        raise CropError(
+            f"the crop of {what} names dim {crop.input_dim} of input {dims.names[index]!r}, which is not there"
+        )
     if crop.side not in (None, "left", "right"):
         raise CropError(f"the crop of {what} has side {crop.side!r}, not 'left' or 'right'")
     at = (index, crop.input_dim)
     ratio = _ratio(sizes, dims.sizes(*at))
     if ratio is None:
         raise CropError(
-            f"{what} has sizes {sizes} in the buckets, {dims.describe(at)} has {dims.sizes(*at)}: no one ratio that a crop can say"
+            f"{what} has sizes {sizes} in the buckets, {dims.describe(at)} has {dims.sizes(*at)}:"
+            " no one ratio that a crop can say"
         )
     return at, ratio
 

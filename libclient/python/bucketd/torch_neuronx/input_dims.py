@@ -6,27 +6,32 @@ from bucketd.errors import TraceError
 class InputDims:
     """The varying dims of a model's inputs.
 
-    A *group* is a list of (input, dim) that have the same size in every bucket, each of another input: one
-    quantity, such as the sequence length, that several inputs share. Dims of one input are never together.
+    A *group* is a list of (input, dim) that have the same size in every bucket and vary together: one
+    quantity, such as the sequence length, that several inputs share. Dims of different inputs are taken to
+    belong together when their sizes agree; dims of one input only when the author ties them.
 
       shapes: `[bucket][input]` -> shape.
+      names: of the inputs.
       listed: `[input]` -> dims that the author lists although they may be equal in all buckets.
-      min_sizes: {(input, dim): least size}, which lists that dim, too.
+      min_sizes: {(input, dim): least size}, which lists that dim, too; input by index or name.
+      tied_dims: lists of (input, dim) that always have the same size.
     """
 
-    def __init__(self, shapes, listed, min_sizes, names):
+    def __init__(self, shapes, names, listed, min_sizes=(), tied_dims=()):
         self.shapes = shapes
         self.names = names
-        ranks = [len(shape) for shape in shapes[0]]
+        min_sizes = {self._place(at, "min_sizes"): size for at, size in dict(min_sizes).items()}
+        self._tied = [[self._place(at, "tied_dims") for at in tied] for tied in tied_dims]
         for (index, dim), size in min_sizes.items():
-            if not (0 <= index < len(ranks) and 0 <= dim < ranks[index]):
-                raise TraceError(f"min_sizes names dim {dim} of input {index}, which is not there")
             if not 0 <= size <= max(self.sizes(index, dim)):
                 raise TraceError(f"min_sizes of dim {dim} of input {names[index]!r} is {size}, not 0 to its largest")
+        for tied in self._tied:
+            if any(self.sizes(*at) != self.sizes(*tied[0]) for at in tied):
+                raise TraceError(f"tied_dims ties dims whose sizes differ: {', '.join(map(self.describe, tied))}")
         self.least = {}
         self.groups = []
-        for index, rank in enumerate(ranks):
-            for dim in range(rank):
+        for index, shape in enumerate(shapes[0]):
+            for dim in range(len(shape)):
                 at = (index, dim)
                 if len(set(self.sizes(*at))) > 1 or dim in listed[index] or at in min_sizes:
                     self.least[at] = min_sizes.get(at, min(1, max(self.sizes(*at))))
@@ -49,12 +54,26 @@ class InputDims:
     def metadata(self):
         return [{"input": index, "dim": dim, "min": least} for (index, dim), least in sorted(self.least.items())]
 
+    def _place(self, at, what):
+        """(input, dim) by numbers, checked."""
+        name, dim = at
+        if isinstance(name, str):
+            if name not in self.names:
+                raise TraceError(f"{what} names input {name!r}; the inputs are {list(self.names)}")
+            name = self.names.index(name)
+        if not (0 <= name < len(self.names) and 0 <= dim < len(self.shapes[0][name])):
+            raise TraceError(f"{what} names dim {dim} of input {name}, which is not there")
+        return name, dim
+
+    def _are_tied(self, left, right):
+        return any(left in tied and right in tied for tied in self._tied)
+
     def _join_group(self, at):
-        fitting = [
-            group
-            for group in self.groups
-            if self.sizes(*group[0]) == self.sizes(*at) and all(index != at[0] for index, _ in group)
-        ]
+        def joins(group):
+            agree = self.sizes(*group[0]) == self.sizes(*at)
+            return agree and all(other[0] != at[0] or self._are_tied(other, at) for other in group)
+
+        fitting = [group for group in self.groups if joins(group)]
         # Inputs with two equal dims each (square images and their masks) pair by position.
         fitting.sort(key=lambda group: all(dim != at[1] for _, dim in group))
         if fitting:

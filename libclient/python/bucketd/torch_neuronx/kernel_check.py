@@ -5,14 +5,18 @@ here that shows before the model is served.
 """
 
 import itertools
+import math
+import random
 import warnings
 
 import torch
 
 from bucketd.errors import KernelError
 
-# Most input combinations that are tried; beyond it, lengths far from every bucket's are left out.
-MAX_PROBES = 4096
+# Most lengths that are tried; beyond it, some that are far from every bucket's are left out.
+MAX_LENGTHS = 65536
+# Most combinations that are tried where several sizes vary independently.
+MAX_COMBINATIONS = 4096
 # What a TorchScript function raises; `raise` in it is no RuntimeError here.
 SCRIPT_ERRORS = (RuntimeError, torch.jit.Error)
 # Most bytes of inputs that all probes together may have.
@@ -152,20 +156,24 @@ def _elements(dims, bucket):
 
 def _probes(examples, dims):
     """The sizes of every group that are tried."""
-    ranges = []
+    if not dims.groups:
+        return []
     bytes_each = max(sum(t.numel() * t.element_size() for t in example) for example in examples)
-    budget = max(64, min(MAX_PROBES, MAX_PROBE_BYTES // max(bytes_each, 1)))
-    per_group = max(2, int(budget ** (1 / max(len(dims.groups), 1))))
+    most = MAX_LENGTHS if len(dims.groups) == 1 else MAX_COMBINATIONS
+    budget = max(64, min(most, MAX_PROBE_BYTES // max(bytes_each, 1)))
+    per_group = max(2, int(budget ** (1 / len(dims.groups))))
+    ranges = []
     for group in dims.groups:
         least, above = dims.least_of(group), dims.largest_of(group) + 1
         sizes = range(least, above + 1)
         if len(sizes) > per_group:
             sizes = sorted(_around_buckets(dims.sizes(*group[0]), least, above, per_group))
         ranges.append(sizes)
-    if not dims.groups:
-        return []
-    combinations = itertools.product(*ranges)
-    return itertools.islice(combinations, MAX_PROBES * 4)
+    if math.prod(map(len, ranges)) <= budget * 4:
+        return itertools.product(*ranges)
+    # Too many buckets for the whole grid: a seeded sample of it.
+    generator = random.Random(0)
+    return [tuple(generator.choice(sizes) for sizes in ranges) for _ in range(budget)]
 
 
 def _around_buckets(bucket_sizes, least, above, count):

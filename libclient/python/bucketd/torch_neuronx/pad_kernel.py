@@ -107,7 +107,9 @@ class PadKernel:
         for index, entry in enumerate(dims):
             rank = len(shapes[0][index])
             if any(not 0 <= d < rank for d in entry) or len(set(entry)) != len(entry):
-                raise TraceError(f"PadKernel dims {entry} of input {index} are not distinct dims of a rank {rank} tensor")
+                raise TraceError(
+                    f"PadKernel dims {entry} of input {index} are not distinct dims of a rank {rank} tensor"
+                )
         return dims
 
 

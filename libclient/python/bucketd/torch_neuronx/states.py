@@ -31,7 +31,9 @@ def read_aliases(model, aliases, buffers, state_names) -> BucketStates:
     trailing arguments).
     """
     if not isinstance(aliases, dict):
-        raise TraceError(f"input_output_aliases is a {type(aliases).__name__}, not a dict of state tensor to output index")
+        raise TraceError(
+            f"input_output_aliases is a {type(aliases).__name__}, not a dict of state tensor to output index"
+        )
     for key, output in aliases.items():
         if not isinstance(output, int) or isinstance(output, bool) or output < 0:
             raise TraceError(f"input_output_aliases maps a state to {output!r}, not to an output index")
@@ -67,7 +69,9 @@ def _states_in_model(items, places, buffers):
         )
     for number, ((tensor, _), buffer) in enumerate(zip(items, buffers)):
         if tensor.dtype != buffer.dtype:
-            raise TraceError(f"state {number} is {tensor.dtype} in the model, but {buffer.dtype} in shared_state_buffer")
+            raise TraceError(
+                f"state {number} is {tensor.dtype} in the model, but {buffer.dtype} in shared_state_buffer"
+            )
     return BucketStates(
         locations=list(places),
         shapes=[list(tensor.shape) for tensor, _ in items],
@@ -139,7 +143,9 @@ def views_of(preprocessor, shapes_collection, buffers, bucket, written):
         try:
             views = preprocessor(shapes_collection, list(buffers), torch.tensor([bucket]))
         except (RuntimeError, torch.jit.Error) as error:
-            raise KernelError(f"the state preprocessor fails for bucket {bucket}: {str(error).strip().splitlines()[-1]}") from error
+            raise KernelError(
+                f"the state preprocessor fails for bucket {bucket}: {str(error).strip().splitlines()[-1]}"
+            ) from error
     if len(views) != len(buffers):
         raise KernelError(f"the state preprocessor gives {len(views)} states for bucket {bucket}, not {len(buffers)}")
     for number, (view, buffer, shape) in enumerate(zip(views, buffers, shapes_collection[bucket])):

@@ -1,7 +1,6 @@
 """`bucket_model_trace`: traces one model per bucket and packs them into one bucket model."""
 
-import inspect
-from collections.abc import Mapping
+import functools
 
 import torch
 
@@ -10,6 +9,7 @@ from bucketd.errors import TraceError
 from bucketd.torch_neuronx import bucket_model, crop, input_dims, kernel_check, states as state_rules, weights
 from bucketd.torch_neuronx.config import BucketModelConfig
 from bucketd.torch_neuronx.pad_kernel import PadKernel
+from bucketd.torch_neuronx.traced_bucket import TracedBucket
 
 
 def bucket_model_trace(func, example_inputs, bucket_config, compiler_workdir=None, compiler_args=None):
@@ -31,9 +31,8 @@ def bucket_model_trace(func, example_inputs, bucket_config, compiler_workdir=Non
         raise TraceError("bucket_config has to be a BucketModelConfig")
     examples = _read_examples(example_inputs)
     made = [_call_factory(func, kwargs) for kwargs in bucket_config.kwargs_per_bucket(len(examples))]
-    given_names = _names(bucket_config.state_names, len(bucket_config.shared_state_buffer), "state")
     per_bucket = [
-        state_rules.read_aliases(model, aliases, bucket_config.shared_state_buffer, given_names)
+        state_rules.read_aliases(model, aliases, bucket_config.shared_state_buffer, bucket_config.state_names or [])
         for model, aliases in made
     ]
     _require_same_aliases(per_bucket)
@@ -42,22 +41,26 @@ def bucket_model_trace(func, example_inputs, bucket_config, compiler_workdir=Non
     preprocessor = bucket_config.make_preprocessor() if buffers else None
     weights.share_equal_tensors([model for model, _ in made])
 
-    traced = []
-    for number, ((model, _), example) in enumerate(zip(made, examples)):
+    def make_views(number):
         # Tracing runs the model: on a copy, so that the initial values stay what they are.
         copies = [buffer.clone() for buffer in buffers]
-        views = state_rules.views_of(preprocessor, shapes_collection, copies, number, per_bucket[number].outputs)
-        traced.append(_TracedBucket(model, example, views, copies, per_bucket[number], number))
+        return copies, state_rules.views_of(preprocessor, shapes_collection, copies, number, per_bucket[number].outputs)
+
+    traced = [
+        TracedBucket(model, example, functools.partial(make_views, number), per_bucket[number], number)
+        for number, ((model, _), example) in enumerate(zip(made, examples))
+    ]
     _require_same_outputs(traced)
 
     input_shapes = [[list(tensor.shape) for tensor in example] for example in examples]
     kernel, kernel_source, kernel_metadata, padded_dims = _resolve_kernel(bucket_config, examples, input_shapes)
     ordinary = traced[0].ordinary_count
     input_names = _names(bucket_config.input_names, len(examples[0]), "input")
-    output_names = _names(traced[0].output_names if bucket_config.output_names is None else bucket_config.output_names, ordinary, "output")
+    given_names = bucket_config.output_names
+    output_names = _names(traced[0].output_names if given_names is None else given_names, ordinary, "output")
     state_names = _names(bucket_config.state_names, len(buffers), "state")
     dims = input_dims.InputDims(
-        input_shapes, padded_dims, _by_index(bucket_config.min_sizes, input_names), input_names
+        input_shapes, input_names, padded_dims, bucket_config.min_sizes, bucket_config.tied_dims
     )
     kernel_check.check(kernel, examples, dims, bucket_config.kernel_may_change_values)
     output_shapes = [[shape for shape, _ in bucket.outputs[:ordinary]] for bucket in traced]
@@ -71,8 +74,7 @@ def bucket_model_trace(func, example_inputs, bucket_config, compiler_workdir=Non
             {"name": name, "dtype": dtypes.name_of(tensor.dtype)} for name, tensor in zip(input_names, examples[0])
         ],
         "outputs": [
-            {"name": name, "dtype": dtypes.name_of(dtype)}
-            for name, (_, dtype) in zip(output_names, traced[0].outputs)
+            {"name": name, "dtype": dtypes.name_of(dtype)} for name, (_, dtype) in zip(output_names, traced[0].outputs)
         ],
         "states": _describe_states(state_names, buffers, bucket_config.sequence_dims),
         "aliases": [{"state": s, "output": o} for s, o in sorted(per_bucket[0].outputs.items())],
@@ -95,165 +97,6 @@ def bucket_model_trace(func, example_inputs, bucket_config, compiler_workdir=Non
         buffers,
         traced[0].returns_tensor and ordinary == 1,
     )
-
-
-class _TracedBucket:
-    """One bucket, traced: its module and what it gives.
-
-    `outputs` are (shape, dtype), the ordinary ones first; `returns_tensor` says that the model gives a
-    bare tensor rather than a tuple.
-    """
-
-    def __init__(self, model, example, views, buffers, states, number):
-        self.returns_tensor = False
-        self.output_names = None
-        arguments = [f"input_{i}" for i in range(len(example))] + [f"state_{s}" for s in range(len(views))]
-        modes = _training_modes(model)
-        saved = _take_out(states.locations)
-        try:
-            wrapper = _make_wrapper(model, arguments, len(example), states.locations)
-            with torch.no_grad():
-                before = [view.clone() for view in views]
-                wrapper.observe = self._observe
-                results = wrapper(*[tensor.clone() for tensor in example], *views)
-                wrapper.observe = None
-                self._check_lost_writes(before, views, buffers, number)
-                expected = [result.clone() for result in _as_list(results)]
-                self._check_outputs(results, states, before, number)
-                self.module = _trace(wrapper, example, before, number)
-                again = self.module(*[tensor.clone() for tensor in example], *[view.clone() for view in before])
-        finally:
-            _put_back(states.locations, saved)
-            for module, mode in modes:
-                module.training = mode
-        _require_same_values(expected, _as_list(again), number)
-
-    def _observe(self, raw):
-        self.returns_tensor = isinstance(raw, torch.Tensor)
-        if isinstance(raw, Mapping):
-            self.output_names = [str(name) for name in raw]
-
-    @staticmethod
-    def _check_lost_writes(before, views, buffers, number):
-        for s, (old, view, buffer) in enumerate(zip(before, views, buffers)):
-            if not state_rules.is_view_of(view, buffer) and not torch.equal(old, view):
-                raise TraceError(
-                    f"bucket {number} writes into state {s}, but the state preprocessor gave it a copy:"
-                    " slice the state instead, so that the write is kept"
-                )
-
-    def _check_outputs(self, results, states, before, number):
-        self.outputs = [(list(result.shape), result.dtype) for result in _as_list(results)]
-        self.ordinary_count = len(self.outputs) - len(states.outputs)
-        wanted = set(range(self.ordinary_count, len(self.outputs)))
-        if set(states.outputs.values()) != wanted:
-            raise TraceError(
-                f"bucket {number} gives {len(self.outputs)} outputs; the {len(states.outputs)} aliased ones have"
-                f" to be the last, each once, but input_output_aliases names {sorted(states.outputs.values())}"
-            )
-        for state, output in states.outputs.items():
-            shape, dtype = self.outputs[output]
-            if shape != list(before[state].shape) or dtype != before[state].dtype:
-                raise TraceError(
-                    f"output {output} of bucket {number} is {dtype} {shape}; it is to update state {state},"
-                    f" which is {before[state].dtype} {list(before[state].shape)}"
-                )
-        for index, (_, dtype) in enumerate(self.outputs):
-            if str(dtype).removeprefix("torch.") not in dtypes.DTYPE_NAMES:
-                raise TraceError(f"output {index} of bucket {number} has dtype {dtype}, which artifacts do not carry")
-
-
-def _make_wrapper(model, arguments, input_count, locations):
-    """A module of the artifact's calling convention around `model`."""
-
-    class Bucket(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.observe = None
-            if isinstance(model, torch.nn.Module):
-                self.model = model
-            else:
-                object.__setattr__(self, "model", model)
-
-        def forward(self, *tensors):
-            inputs, states = tensors[:input_count], tensors[input_count:]
-            trailing = []
-            for location, state in zip(locations, states):
-                if location is None:
-                    trailing.append(state)
-                else:
-                    module, kind, name = location
-                    getattr(module, kind)[name] = state
-            try:
-                raw = self.model(*inputs, *trailing)
-            finally:
-                _take_out(locations)
-            if self.observe is not None:
-                self.observe(raw)
-            results = tuple(_flatten(raw))
-            return results[0] if len(results) == 1 else results
-
-    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ["self", *arguments]]
-    Bucket.forward.__signature__ = inspect.Signature(parameters)
-    wrapper = Bucket()
-    wrapper.eval()
-    return wrapper
-
-
-def _training_modes(model):
-    return [(module, module.training) for module in model.modules()] if isinstance(model, torch.nn.Module) else []
-
-
-def _take_out(locations):
-    """Removes state tensors from the model: traced, they are arguments and not part of the bucket."""
-    saved = []
-    for location in locations:
-        if location is not None:
-            module, kind, name = location
-            saved.append(getattr(module, kind).pop(name))
-    return saved
-
-
-def _put_back(locations, saved):
-    for location, tensor in zip([place for place in locations if place is not None], saved):
-        module, kind, name = location
-        getattr(module, kind)[name] = tensor
-
-
-def _trace(wrapper, example, views, number):
-    inputs = tuple(tensor.clone() for tensor in example) + tuple(view.clone() for view in views)
-    try:
-        return torch.jit.trace(wrapper, inputs, check_trace=False)
-    except (RuntimeError, ValueError, torch.jit.Error) as error:
-        raise TraceError(f"bucket {number} cannot be traced: {error}") from error
-
-
-def _flatten(value):
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (tuple, list)):
-        return [tensor for entry in value for tensor in _flatten(entry)]
-    if value is None:
-        return []
-    raise TraceError(f"the model gives a {type(value).__name__} among its outputs; only tensors can be served")
-
-
-def _as_list(results):
-    return [results] if isinstance(results, torch.Tensor) else list(results)
-
-
-def _require_same_values(expected, found, number):
-    for index, (left, right) in enumerate(zip(expected, found)):
-        close = torch.equal(left, right) or (
-            left.is_floating_point() and torch.allclose(left, right, rtol=1e-4, atol=1e-5, equal_nan=True)
-        )
-        if not close:
-            raise TraceError(
-                f"output {index} of bucket {number} is not the same when the traced bucket runs again on the"
-                " example inputs: the model is random, or keeps state that is not in input_output_aliases"
-            )
 
 
 def _read_examples(example_inputs):
@@ -335,14 +178,3 @@ def _names(given, count, what):
     if len(set(names)) != len(names):
         raise TraceError(f"{what}_names has a name twice")
     return names
-
-
-def _by_index(min_sizes, input_names):
-    result = {}
-    for (name, dim), size in min_sizes.items():
-        if isinstance(name, str):
-            if name not in input_names:
-                raise TraceError(f"min_sizes names input {name!r}; the inputs are {input_names}")
-            name = input_names.index(name)
-        result[(name, dim)] = size
-    return result
