@@ -59,8 +59,11 @@ struct ClientOptions {
   // restarts, or a daemon that is away, before it answers UNAVAILABLE.
   std::chrono::milliseconds reconnect_timeout{30000};
   std::string name = {};  // shown to the operator; empty: the program's name
-  std::uint32_t slots =
-      0;  // requests in flight per model that are asked for; 0: the daemon decides
+  // Requests in flight per model that are asked for; 0: the daemon decides.
+  std::uint32_t slots = 0;
+  // How long a waiting thread looks for the answer itself, in microseconds, before it sleeps.
+  // Worth something only when every waiting thread has a CPU that nothing else wants.
+  std::uint32_t spin_us = 0;
 };
 
 enum class ModelState : std::uint8_t {
@@ -121,6 +124,11 @@ namespace internal {
 class ClientState;
 class ModelLane;
 struct InFlight;
+// Gives the slot back, or abandons the request that is in flight.
+struct ReleaseInFlight {
+  void operator()(InFlight* request) const noexcept;
+};
+using InFlightHandle = std::unique_ptr<InFlight, ReleaseInFlight>;
 }  // namespace internal
 
 // The outputs of one request, in place. Destroying it gives the slot back: a model has only as many
@@ -152,7 +160,7 @@ class Reply {
 
  private:
   friend class Future;
-  explicit Reply(std::unique_ptr<internal::InFlight> request);
+  explicit Reply(internal::InFlightHandle request);
   template <typename T>
   static StridedSpan<const T> typed(const RawTensorSpan& raw) {
     assert(dtype_size_bytes(raw.dtype) == sizeof(T));
@@ -162,7 +170,7 @@ class Reply {
     }
     return {reinterpret_cast<const T*>(raw.data), raw.shape, strides};
   }
-  std::unique_ptr<internal::InFlight> request_;
+  internal::InFlightHandle request_;
 };
 
 // A request that was submitted. Destroying it before the answer abandons the request: it may still
@@ -181,8 +189,8 @@ class Future {
 
  private:
   friend class Request;
-  explicit Future(std::unique_ptr<internal::InFlight> request);
-  std::unique_ptr<internal::InFlight> request_;
+  explicit Future(internal::InFlightHandle request);
+  internal::InFlightHandle request_;
 };
 
 // A slot with typed views of its inputs; to be filled, then run or submitted. Destroying it gives
@@ -221,8 +229,8 @@ class Request {
 
  private:
   friend class Model;
-  explicit Request(std::unique_ptr<internal::InFlight> request);
-  std::unique_ptr<internal::InFlight> request_;
+  explicit Request(internal::InFlightHandle request);
+  internal::InFlightHandle request_;
 };
 
 struct RequestOptions {

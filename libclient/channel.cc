@@ -1,0 +1,364 @@
+#include "libclient/channel.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "libclient/control_connection.h"
+
+namespace bucketd::internal {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+bool has_passed(Deadline deadline) { return deadline && Clock::now() >= *deadline; }
+
+// Lets the other hyperthread run, in a loop that looks for something.
+void pause_processor() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+Status damaged(const Lane& lane, const std::string& what) {
+  return Status(StatusCode::kInternal,
+                "model '" + lane.model().name + "': the worker's answer is damaged: " + what);
+}
+
+}  // namespace
+
+Channel::Channel(std::uint64_t id, std::weak_ptr<ControlConnection> connection,
+                 std::chrono::microseconds spin)
+    : id_(id), generation_(fork_generation()), connection_(std::move(connection)), spin_(spin) {}
+
+void Channel::add_lane(Lane& lane) {
+  const std::lock_guard lock(mutex_);
+  lanes_.push_back(&lane);
+  if (is_closed()) fail_lane_locked(lane, closed_status_, ending_);
+}
+
+void Channel::remove_lane(Lane& lane) {
+  const std::lock_guard lock(mutex_);
+  std::erase(lanes_, &lane);
+}
+
+Result<InFlight*> Channel::take_slot(Lane& lane, Clock::time_point wait_until) {
+  std::unique_lock lock(mutex_);
+  if (lane.free_slots.empty() && !lane.closed) {
+    collect_for_locked(nullptr);  // an abandoned request may have ended
+  }
+  if (lane.free_slots.empty() && !lane.closed) {
+    const std::string what = "model '" + lane.model().name + "': all " +
+                             std::to_string(lane.slots.size()) +
+                             " slots are in use by requests, futures and replies";
+    if (has_passed(wait_until)) return error(StatusCode::kWouldBlock, what);
+    Waiter waiter;
+    waiter.lane_for_slot = &lane;
+    const auto done = [&lane] { return !lane.free_slots.empty() || lane.closed; };
+    if (!wait_locked(lock, waiter, wait_until, done)) {
+      return error(StatusCode::kDeadlineExceeded, what + "; none became free in time");
+    }
+  }
+  if (lane.closed) return error(lane.closed_status);
+  InFlight& request = lane.slots[lane.free_slots.back()];
+  if (const Status status = lane.prepare_slot(request.slot); !status.ok()) return error(status);
+  lane.free_slots.pop_back();
+  request.state.store(SlotState::kHeld, std::memory_order_relaxed);
+  return &request;
+}
+
+Status Channel::submit(InFlight& request) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (request.lane->closed) return request.lane->closed_status;
+    ++request.use;
+    request.state.store(SlotState::kSubmitted, std::memory_order_relaxed);
+    push_locked(request);
+  }
+  notify_peer();
+  return Status();
+}
+
+bool Channel::wait(InFlight& request, Deadline deadline) {
+  if (request.is_over()) return true;
+  std::unique_lock lock(mutex_);
+  Waiter waiter;
+  waiter.request = &request;
+  return wait_locked(lock, waiter, deadline, [&request] { return request.is_over(); });
+}
+
+bool Channel::wait_locked(std::unique_lock<std::mutex>& lock, Waiter& waiter, Deadline deadline,
+                          const auto& done) {
+  collect_for_locked(&waiter);
+  while (!done() && !has_passed(deadline)) {
+    if (leader_ == nullptr) {
+      leader_ = &waiter;
+      lead(lock, waiter, deadline, done);
+      leader_ = nullptr;
+      break;
+    }
+    waiters_.push_back(&waiter);
+    if (deadline) {
+      waiter.wake.wait_until(lock, *deadline);
+    } else {
+      waiter.wake.wait(lock);
+    }
+    std::erase(waiters_, &waiter);
+  }
+  // The woken one finds itself done, or leads on.
+  if (leader_ == nullptr && !waiters_.empty()) waiters_.front()->wake.notify_one();
+  return done();
+}
+
+void Channel::lead(std::unique_lock<std::mutex>& lock, Waiter& waiter, Deadline deadline,
+                   const auto& done) {
+  if (spin_.count() > 0) {
+    const Clock::time_point spin_end = Clock::now() + spin_;
+    while (!done() && Clock::now() < spin_end) {
+      lock.unlock();
+      pause_processor();
+      lock.lock();
+      collect_for_locked(&waiter);
+    }
+  }
+  while (!done() && !has_passed(deadline)) {
+    arm_locked();
+    collect_for_locked(&waiter);
+    Lane* const silent = silent_lane_locked();
+    const Clock::time_point before = Clock::now();
+    if (!done() && silent == nullptr) {
+      const Clock::time_point longest = before + kLongestSleep;
+      lock.unlock();
+      sleep(deadline ? std::min(*deadline, longest) : longest, waiter.lane_for_slot != nullptr);
+      lock.lock();
+    }
+    disarm_locked();
+    collect_for_locked(&waiter);
+    if (done()) return;
+    if (silent != nullptr) {
+      const std::shared_ptr<Lane> keep = silent->weak_from_this().lock();
+      lock.unlock();
+      if (keep != nullptr) hear_why(keep.get());
+      lock.lock();
+    } else if (Clock::now() - before >= kLongestSleep) {
+      lock.unlock();
+      look_at_control();
+      lock.lock();
+    }
+  }
+}
+
+// A lane that its worker closed, and whose end the control connection has not explained yet.
+Lane* Channel::silent_lane_locked() {
+  if (is_closed()) return nullptr;
+  const bool all = peer_closed();
+  for (Lane* lane : lanes_) {
+    if (!lane->closed && (all || lane->peer_closed())) return lane;
+  }
+  return nullptr;
+}
+
+void Channel::hear_why(Lane* lane) {
+  if (const auto connection = connection_.lock()) {
+    connection->wait_until([lane] { return lane->closed.load(); },
+                           Clock::now() + kClosedReasonTimeout);
+  }
+  const std::lock_guard lock(mutex_);
+  if (lane->closed) return;
+  // Not heard in time. What was answered is taken; of the rest nobody knows whether it ran.
+  collect_locked();
+  if (lane->closed) return;
+  const Status status(StatusCode::kAborted,
+                      "model '" + lane->model().name +
+                          "': the worker closed the connection and the daemon did not say why; the "
+                          "request may or may not have run");
+  if (peer_closed()) {
+    close_locked(status, Ending::kAsStated);
+  } else {
+    fail_lane_locked(*lane, status, Ending::kAsStated);
+  }
+}
+
+void Channel::collect() {
+  const std::lock_guard lock(mutex_);
+  collect_for_locked(nullptr);
+}
+
+void Channel::collect_for_locked(const Waiter* waiter) {
+  if (is_closed()) return;
+  collector_ = waiter;
+  completed_for_others_ = false;
+  collect_locked();
+  collector_ = nullptr;
+  if (completed_for_others_ && poll_set_ != nullptr) poll_set_->raise();
+}
+
+bool Channel::complete_locked(Lane& lane, const CompletionEntry& entry,
+                              std::uint64_t output_bytes) {
+  const auto slot = static_cast<std::uint32_t>(entry.user_data);
+  if (slot >= lane.slots.size()) {
+    close_locked(damaged(lane, "it answers slot " + std::to_string(slot) + " of " +
+                                   std::to_string(lane.slots.size())),
+                 Ending::kAsStated);
+    return false;
+  }
+  InFlight& request = lane.slots[slot];
+  if (!request.is_in_flight(entry.user_data)) {
+    close_locked(damaged(lane, "it answers a request that is not in flight"), Ending::kAsStated);
+    return false;
+  }
+  if (entry.status == static_cast<std::uint32_t>(StatusCode::kOk)) {
+    const Status status = check_success_entry(lane.model(), entry, output_bytes);
+    if (!status.ok()) {
+      close_locked(status, Ending::kAsStated);
+      return false;
+    }
+  }
+  if (request.state.load(std::memory_order_relaxed) == SlotState::kAbandoned) {
+    free_locked(request);
+    return true;
+  }
+  request.completion = entry;
+  request.output_bytes = output_bytes;
+  finish_locked(request, SlotState::kDone);
+  return true;
+}
+
+void Channel::finish_locked(InFlight& request, SlotState state) {
+  request.state.store(state, std::memory_order_release);
+  if (collector_ == nullptr || collector_->request != &request) completed_for_others_ = true;
+  for (Waiter* waiter : waiters_) {
+    if (waiter->request == &request) waiter->wake.notify_one();
+  }
+  if (leader_ != nullptr && leader_ != collector_ && leader_->request == &request) interrupt();
+}
+
+void Channel::free_locked(InFlight& request) {
+  Lane& lane = *request.lane;
+  request.state.store(SlotState::kFree, std::memory_order_relaxed);
+  lane.free_slots.push_back(request.slot);
+  // All of them: one that is just giving up must not keep the news to itself.
+  for (Waiter* waiter : waiters_) {
+    if (waiter->lane_for_slot == &lane) waiter->wake.notify_one();
+  }
+  if (leader_ != nullptr && leader_ != collector_ && leader_->lane_for_slot == &lane) interrupt();
+}
+
+void Channel::release(InFlight& request) {
+  // The last reference to the lane must go without the mutex, which the lane's end needs.
+  const std::shared_ptr<Lane> lane = std::move(request.keep_alive);
+  request.plan.reset();
+  const std::lock_guard lock(mutex_);
+  if (request.state.load(std::memory_order_relaxed) == SlotState::kSubmitted) {
+    request.state.store(SlotState::kAbandoned, std::memory_order_relaxed);
+  } else {
+    free_locked(request);
+  }
+}
+
+std::size_t Channel::free_slot_count(Lane& lane) {
+  const std::lock_guard lock(mutex_);
+  collect_for_locked(nullptr);
+  return lane.free_slots.size();
+}
+
+void Channel::remember_plan(InFlight& request, std::optional<Plan> plan) {
+  const std::lock_guard lock(mutex_);
+  if (plan) {
+    request.lane->plans.insert(request.signature, std::move(*plan));
+  } else {
+    request.lane->plans.erase(request.signature);
+  }
+}
+
+std::shared_ptr<const Plan> Channel::find_plan(Lane& lane,
+                                               std::span<const TensorSignature> inputs) {
+  const std::lock_guard lock(mutex_);
+  return lane.plans.find(inputs);
+}
+
+void Channel::close(const Status& status, std::span<const ExecutingRequest> executing) {
+  const std::lock_guard lock(mutex_);
+  if (is_closed()) return;
+  collect_locked();  // what was answered before stays answered
+  if (!is_closed()) close_locked(status, Ending::kNotStarted, executing);
+}
+
+void Channel::close_locked(const Status& status, Ending ending,
+                           std::span<const ExecutingRequest> executing) {
+  if (is_closed()) return;
+  closed_status_ = status;
+  ending_ = ending;
+  closed_.store(true, std::memory_order_release);
+  for (Lane* lane : lanes_) fail_lane_locked(*lane, status, ending, executing);
+  closed_locked();
+  if (poll_set_ != nullptr) poll_set_->raise();
+  interrupt();
+}
+
+void Channel::condemn(const Status& status) {
+  const std::lock_guard lock(mutex_);
+  close_locked(status, Ending::kAsStated);
+}
+
+void Channel::close_lane(std::uint32_t lane_id, const Status& status) {
+  const std::lock_guard lock(mutex_);
+  if (is_closed()) return;
+  collect_locked();
+  for (Lane* lane : lanes_) {
+    if (lane->terms().lane_id == lane_id) fail_lane_locked(*lane, status, Ending::kNotStarted);
+  }
+  if (poll_set_ != nullptr) poll_set_->raise();
+  interrupt();
+}
+
+void Channel::fail_lane_locked(Lane& lane, const Status& status, Ending ending,
+                               std::span<const ExecutingRequest> executing) {
+  if (lane.closed) return;
+  const std::string model = "model '" + lane.model().name + "': ";
+  const Status not_started =
+      ending == Ending::kAsStated
+          ? status
+          : Status(
+                StatusCode::kUnavailable,
+                model + "the request was not started and may be sent again: " + status.message());
+  lane.closed_status = not_started;
+  lane.closed = true;
+  for (InFlight& request : lane.slots) {
+    const SlotState state = request.state.load(std::memory_order_relaxed);
+    if (state == SlotState::kAbandoned) free_locked(request);
+    if (state != SlotState::kSubmitted) continue;
+    const bool executed = std::ranges::any_of(executing, [&](const ExecutingRequest& one) {
+      return one.lane_id == lane.terms().lane_id && one.user_data == request.user_data();
+    });
+    request.failure =
+        executed ? Status(StatusCode::kAborted,
+                          model + "the worker ended while it ran this request: " + status.message())
+                 : not_started;
+    finish_locked(request, SlotState::kFailed);
+  }
+  for (Waiter* waiter : waiters_) {
+    if (waiter->lane_for_slot == &lane) waiter->wake.notify_one();
+  }
+}
+
+int Channel::control_fd() const {
+  const auto connection = connection_.lock();
+  return connection == nullptr ? -1 : connection->fd();
+}
+
+void Channel::look_at_control() {
+  if (const auto connection = connection_.lock()) connection->pump();
+}
+
+std::uint64_t Channel::deadline_ns(const InFlight& request) {
+  if (!request.deadline) return 0;
+  const auto since_boot = request.deadline->time_since_epoch();
+  const auto count = std::chrono::duration_cast<std::chrono::nanoseconds>(since_boot).count();
+  // A time before the clock's beginning is over, too; 0 would mean none.
+  return count > 0 ? static_cast<std::uint64_t>(count) : 1;
+}
+
+}  // namespace bucketd::internal

@@ -1,0 +1,34 @@
+#include "libclient/lane.h"
+
+#include <utility>
+
+#include "libclient/channel.h"
+#include "libclient/control_connection.h"
+
+namespace bucketd::internal {
+
+Lane::Lane(LaneTerms terms, std::shared_ptr<Channel> channel,
+           std::shared_ptr<ControlConnection> connection)
+    : slots(terms.layout.slot_count),
+      terms_(std::move(terms)),
+      channel_(std::move(channel)),
+      connection_(std::move(connection)) {
+  for (std::uint32_t slot = layout().slot_count; slot-- > 0;) {
+    slots[slot].lane = this;
+    slots[slot].slot = slot;
+    free_slots.push_back(slot);
+  }
+}
+
+Lane::~Lane() = default;
+
+void Lane::leave_channel() {
+  channel_->remove_lane(*this);
+  connection_->lane_is_over(terms_.channel_id, terms_.lane_id, closed);
+}
+
+bool Lane::is_closed() const { return closed || peer_closed() || channel_->peer_closed(); }
+
+void Lane::look_for_news() { connection_->pump_now_and_then(); }
+
+}  // namespace bucketd::internal

@@ -1,0 +1,139 @@
+// Lane: the client's end of one open lane, and InFlight: one of its slots with the request in it.
+//
+// A lane belongs to one channel and dies with it; ModelLane opens the next one. The transport gives
+// the memory (RingLane, StreamLane); slots, requests and plans are alike. Everything that a
+// Request, Future or Reply refers to lies in its InFlight, which keeps the lane, and with it the
+// memory, alive until the handle lets go: also after the channel's end.
+//
+// Thread safety: "guarded by the channel" is under Channel's mutex. The rest of an InFlight belongs
+// to the handle that holds it.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "bucketd/client.h"
+#include "bucketd/model_description.h"
+#include "bucketd/status.h"
+#include "common/channel_layout.h"
+#include "libclient/completion_check.h"
+#include "libclient/plan_cache.h"
+#include "libclient/request_layout.h"
+
+namespace bucketd::internal {
+
+class Channel;
+class ControlConnection;
+class Lane;
+class ModelLane;
+
+enum class SlotState : std::uint32_t {
+  kFree,
+  kHeld,       // a Request is being filled, or a Reply being read
+  kSubmitted,  // the worker's
+  kAbandoned,  // the worker's, and nobody waits for it
+  kDone,       // `completion` is there
+  kFailed,     // `failure` says why there will be none
+};
+
+struct InFlight {
+  // --- constant ---
+  Lane* lane = nullptr;
+  std::uint32_t slot = 0;
+
+  // --- guarded by the channel; `state` may be read without, to see that it is over ---
+  std::atomic<SlotState> state{SlotState::kFree};
+  std::uint32_t use = 0;  // grows with every submission, the upper half of user_data
+  CompletionEntry completion{};
+  std::uint64_t output_bytes = 0;  // of the output slot that hold this answer
+  Status failure;
+
+  // --- of the handle that holds it ---
+  std::shared_ptr<Lane> keep_alive;
+  std::vector<TensorSignature> signature;
+  std::vector<InputPlacement> inputs;
+  std::uint64_t input_bytes = 0;     // descriptors and tensors
+  std::shared_ptr<const Plan> plan;  // null: raw
+  std::uint64_t filled_by = 0;       // key of the plan whose padding the slot still holds
+  bool is_checked = true;            // check_inputs() was asked for
+  Deadline deadline;
+  std::uint8_t priority = 0;
+  std::vector<OutputPlacement> outputs;  // of a Reply
+
+  std::uint64_t user_data() const { return std::uint64_t{use} << 32 | slot; }
+  // Whether the worker may answer it under that number.
+  bool is_in_flight(std::uint64_t number) const {
+    const SlotState now = state.load(std::memory_order_relaxed);
+    return (now == SlotState::kSubmitted || now == SlotState::kAbandoned) && number == user_data();
+  }
+  bool is_over() const {
+    const SlotState now = state.load(std::memory_order_acquire);
+    return now == SlotState::kDone || now == SlotState::kFailed;
+  }
+};
+
+// What LaneOpened says.
+struct LaneTerms {
+  std::uint64_t channel_id = 0;
+  std::uint32_t lane_id = 0;
+  std::uint64_t worker_incarnation = 0;
+  LaneLayout layout;
+  std::uint64_t max_request_bytes = 0;
+  std::shared_ptr<const ModelDescription> model;
+};
+
+class Lane : public std::enable_shared_from_this<Lane> {
+ public:
+  // `connection` lives as long as the lane does, and is told when the lane is over (CloseLane).
+  Lane(LaneTerms terms, std::shared_ptr<Channel> channel,
+       std::shared_ptr<ControlConnection> connection);
+  virtual ~Lane();
+  Lane(const Lane&) = delete;
+  Lane& operator=(const Lane&) = delete;
+
+  const ModelDescription& model() const { return *terms_.model; }
+  const LaneTerms& terms() const { return terms_; }
+  const LaneLayout& layout() const { return terms_.layout; }
+  Channel& channel() const { return *channel_; }
+
+  // Whether nothing new can be submitted; may be a moment late.
+  bool is_closed() const;
+  // Takes in what the control connection has to say, if it was not asked just now: a daemon that is
+  // gone cannot say so in shared memory.
+  void look_for_news();
+
+  // The slot's memory. Null for a stream's slot that was never used.
+  virtual std::byte* input_slot(std::uint32_t slot) = 0;
+  virtual const std::byte* output_slot(std::uint32_t slot) const = 0;
+  // Makes the slot's memory exist. RESOURCE_EXHAUSTED.
+  virtual Status prepare_slot(std::uint32_t slot) = 0;
+  // Whether the worker says in shared memory that the lane is over.
+  virtual bool peer_closed() const = 0;
+
+  // --- guarded by the channel ---
+  std::vector<InFlight> slots;
+  std::vector<std::uint32_t> free_slots;  // the last one was used last and is warm
+  PlanCache plans;
+  std::atomic<bool> closed{false};  // may be read without
+  Status closed_status;
+
+  // The ModelLane that a request belongs to, if it still exists. Set once, before first use.
+  std::weak_ptr<ModelLane> owner;
+
+ protected:
+  // For the destructors of both transports, while their memory is still there.
+  void leave_channel();
+
+ private:
+  const LaneTerms terms_;
+  const std::shared_ptr<Channel> channel_;
+  const std::shared_ptr<ControlConnection> connection_;
+};
+
+}  // namespace bucketd::internal
