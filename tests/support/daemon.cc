@@ -41,6 +41,10 @@ nlohmann::json TestDaemon::model_list(const std::vector<std::string>& names, int
   return list;
 }
 
+nlohmann::json TestDaemon::serving(const std::vector<std::string>& names) {
+  return {{"models", model_list(names)}};
+}
+
 void TestDaemon::start_without_waiting() {
   notify_.forget_lines();
   process_.reset();

@@ -1,6 +1,6 @@
 // TestDaemon: a bucketd of the test's own, in a temporary folder.
 //
-//   TestDaemon daemon({{"models", TestDaemon::model_list({"multi", "slow"})}});
+//   TestDaemon daemon(TestDaemon::serving({"multi", "slow"}));
 //   ASSERT_TRUE(daemon.start());
 //   Client client = daemon.connect();
 //   ...
@@ -39,6 +39,8 @@ class TestDaemon {
 
   // An entry of `models:` for each artifact NAME.pt.
   static nlohmann::json model_list(const std::vector<std::string>& names, int worker = 0);
+  // A configuration with nothing but these models.
+  static nlohmann::json serving(const std::vector<std::string>& names);
 
   // Starts it and waits for READY=1; a failed expectation and false if that does not come.
   bool start();
