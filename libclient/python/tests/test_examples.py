@@ -7,12 +7,13 @@ import unittest
 
 import torch
 
+import source_folders
+
 import bert
 import sentence_pairs
 from bucketd import artifact, npy
 from bucketd.tokenizer import Tokenizer
 
-_EXAMPLES = pathlib.Path(bert.__file__).parent
 _LENGTHS = "1-8,122,126-131,157,158,440-444,509-512"
 # What the demo tolerates, too.
 _TOLERANCE = 1e-4
@@ -20,7 +21,7 @@ _TOLERANCE = 1e-4
 
 def run_example(name, *arguments):
     """Standard output of an example script; its failure fails the test with what it said."""
-    done = subprocess.run([sys.executable, str(_EXAMPLES / name), *arguments], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(source_folders.EXAMPLES / name), *arguments], capture_output=True, text=True)
     if done.returncode:
         raise AssertionError(f"{name} failed:\n{done.stdout}{done.stderr}")
     return done.stdout

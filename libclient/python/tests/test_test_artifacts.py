@@ -7,13 +7,14 @@ import unittest
 
 import torch
 
-import make_test_artifacts
+import source_folders
+
 import module_mutations
 import sealed_archive
 from bucketd import artifact, dtypes, module_check
 from bucketd.errors import ArtifactError
 
-_SCRIPTS = pathlib.Path(make_test_artifacts.__file__).parent
+_SCRIPTS = source_folders.ARTIFACTS
 
 
 def load(path):
