@@ -1,0 +1,412 @@
+#include "daemon/supervisor/control_service.h"
+
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "common/channel_layout.h"
+#include "daemon/supervisor/control_message.h"
+#include "daemon/supervisor/version.h"
+
+namespace bucketd::supervisor {
+namespace {
+
+// Requests of one connection that wait at the same time.
+constexpr std::size_t kMaxPendingPerConnection = 128;
+// How long a lane may take to open once its model is ready: the worker's control thread may be
+// loading another model.
+constexpr std::chrono::seconds kOpeningTime{10};
+constexpr std::uint64_t kFeatures = kFeatureRing | kFeatureStream;
+
+std::string text(const flatbuffers::String* string) {
+  return string != nullptr ? string->str() : std::string();
+}
+
+}  // namespace
+
+ControlService::ControlService(asio::io_context& context, Daemon& daemon, ModelRegistry& registry,
+                               ChannelBroker& broker, CrashAccounts& crash_accounts)
+    : context_(context),
+      daemon_(daemon),
+      registry_(registry),
+      broker_(broker),
+      crash_accounts_(crash_accounts) {}
+
+void ControlService::handle(ControlConnection& connection, const wire::Message& message) {
+  const std::uint64_t id = message.request_id();
+  switch (message.body_type()) {
+    case wire::Body::Hello:
+      return hello(connection, id, *message.body_as_Hello());
+    case wire::Body::ListModels:
+      return list_models(connection, id);
+    case wire::Body::DescribeModel:
+      return describe(connection, id, text(message.body_as_DescribeModel()->model()));
+    case wire::Body::OpenLane:
+      return open_lane(connection, id, *message.body_as_OpenLane());
+    case wire::Body::CloseLane: {
+      const wire::CloseLane& request = *message.body_as_CloseLane();
+      const Status status =
+          broker_.close_lane(connection.id(), request.channel_id(), request.lane_id(), slot_of());
+      return connection.send(status.ok() ? ok_message(id) : error_message(id, status));
+    }
+    case wire::Body::GetStatus:
+      return report_status(connection, id);
+    case wire::Body::LoadModel:
+      return load_model(connection, id, *message.body_as_LoadModel());
+    case wire::Body::UnloadModel:
+      return unload_model(connection, id, text(message.body_as_UnloadModel()->model()));
+    default:
+      return connection.send(
+          error_message(id, Status(StatusCode::kUnimplemented,
+                                   "this daemon does not know requests of kind " +
+                                       std::to_string(static_cast<int>(message.body_type())))));
+  }
+}
+
+SlotLookup ControlService::slot_of() {
+  return [this](std::uint32_t worker) -> WorkerSlot& { return daemon_.worker_slot(worker); };
+}
+
+void ControlService::hello(ControlConnection& connection, std::uint64_t request_id,
+                           const wire::Hello& hello) {
+  connection.set_client_name(text(hello.client_name()));
+  if (hello.major() != kProtocolMajor) {
+    connection.send(error_message(
+        request_id,
+        Status(StatusCode::kFailedPrecondition,
+               "this daemon (bucketd " + std::string(kVersion) + ") speaks protocol version " +
+                   std::to_string(kProtocolMajor) + ", the client version " +
+                   std::to_string(hello.major()) + "; install a client of the same version")));
+    return connection.close("it speaks protocol version " + std::to_string(hello.major()));
+  }
+  connection.send(control_message(request_id, [&](flatbuffers::FlatBufferBuilder& builder) {
+    return wire::CreateWelcome(builder, kProtocolMajor, kProtocolMinor,
+                               hello.features() & kFeatures, builder.CreateString(kVersion),
+                               daemon_.incarnation(), connection.is_admin());
+  }));
+}
+
+flatbuffers::Offset<wire::ModelSummary> ControlService::summary(
+    flatbuffers::FlatBufferBuilder& builder, const ModelRecord& record, bool is_admin) const {
+  const GenerationPtr& shown = record.serving != nullptr ? record.serving : record.candidate;
+  std::string reason = record.reason.ok() ? std::string() : record.reason.message();
+  if (is_admin && !record.admin_detail.empty()) reason = record.admin_detail;
+  if (record.state == ModelState::kLoading && record.serving != nullptr) {
+    reason = "its worker is starting again";
+  }
+  const std::uint32_t buckets =
+      record.serving != nullptr && record.serving->description
+          ? static_cast<std::uint32_t>(record.serving->description->buckets.size())
+          : 0;
+  return wire::CreateModelSummary(
+      builder, builder.CreateString(record.name), static_cast<wire::ModelState>(record.state),
+      builder.CreateString(reason), shown != nullptr ? shown->spec.worker : 0, buckets,
+      shown != nullptr ? shown->number : 0);
+}
+
+void ControlService::list_models(ControlConnection& connection, std::uint64_t request_id) {
+  connection.send(control_message(request_id, [&](flatbuffers::FlatBufferBuilder& builder) {
+    std::vector<flatbuffers::Offset<wire::ModelSummary>> models;
+    for (const auto& [name, record] : registry_.models()) {
+      models.push_back(summary(builder, record, connection.is_admin()));
+    }
+    return wire::CreateModelList(builder, builder.CreateVector(models));
+  }));
+}
+
+void ControlService::describe(ControlConnection& connection, std::uint64_t request_id,
+                              const std::string& model) {
+  const ModelRecord* record = registry_.find(model);
+  if (record == nullptr) {
+    return connection.send(error_message(request_id, registry_.not_found(model)));
+  }
+  if (record->serving == nullptr || !record->serving->description) {
+    const Status reason =
+        record->reason.ok()
+            ? Status(StatusCode::kUnavailable, "model '" + model + "' is still being loaded")
+            : Status(StatusCode::kFailedPrecondition, record->reason.message());
+    return connection.send(error_message(request_id, reason));
+  }
+  connection.send(control_message(request_id, [&](flatbuffers::FlatBufferBuilder& builder) {
+    return wire::CreateDescribed(builder, wire::to_wire(builder, *record->serving->description));
+  }));
+}
+
+bool ControlService::may_wait(ControlConnection& connection, std::uint64_t request_id) {
+  const auto waiting = std::count_if(pending_.begin(), pending_.end(), [&](const auto& item) {
+    return item.second.connection_id == connection.id();
+  });
+  if (static_cast<std::size_t>(waiting) < kMaxPendingPerConnection) return true;
+  connection.send(error_message(
+      request_id, Status(StatusCode::kResourceExhausted,
+                         "this connection has " + std::to_string(kMaxPendingPerConnection) +
+                             " requests that wait for a model; that is the limit")));
+  return false;
+}
+
+std::uint64_t ControlService::add_pending(ControlConnection& connection, std::uint64_t request_id,
+                                          Kind kind, std::uint32_t wait_ms) {
+  const std::uint64_t id = next_pending_id_++;
+  Pending& pending = pending_[id];
+  pending.kind = kind;
+  pending.connection = connection.weak_from_this();
+  pending.connection_id = connection.id();
+  pending.request_id = request_id;
+  pending.deadline = Clock::now() + std::chrono::milliseconds(wait_ms);
+  pending.timer = std::make_unique<asio::steady_timer>(context_);
+  return id;
+}
+
+ControlService::Pending* ControlService::find(std::uint64_t pending_id) {
+  const auto found = pending_.find(pending_id);
+  return found == pending_.end() ? nullptr : &found->second;
+}
+
+void ControlService::arm_timer(std::uint64_t pending_id) {
+  Pending* pending = find(pending_id);
+  if (pending == nullptr) return;
+  pending->timer->expires_at(pending->deadline);
+  pending->timer->async_wait([this, pending_id](boost::system::error_code failure) {
+    const Pending* late = find(pending_id);
+    if (failure || late == nullptr) return;
+    // The deadline may have moved after this handler was queued.
+    if (Clock::now() < late->deadline) return arm_timer(pending_id);
+    out_of_time(pending_id);
+  });
+}
+
+void ControlService::out_of_time(std::uint64_t pending_id) {
+  const Pending* pending = find(pending_id);
+  if (pending == nullptr) return;
+  const ModelRecord* record = registry_.find(pending->model);
+  if (pending->kind == Kind::kOpenLane && record == nullptr) {
+    return answer_error(pending_id, registry_.not_found(pending->model));
+  }
+  std::string why = " is still being loaded";
+  if (pending->is_opening) {
+    why = " is ready, but its worker is busy";
+  } else if (record != nullptr && record->serving != nullptr) {
+    why = " is away: its worker is starting again";
+  }
+  answer_error(pending_id, Status(StatusCode::kUnavailable,
+                                  "model '" + pending->model + "'" + why + "; try again later"));
+}
+
+void ControlService::answer_error(std::uint64_t pending_id, const Status& status) {
+  const auto found = pending_.find(pending_id);
+  if (found == pending_.end()) return;
+  const std::shared_ptr<ControlConnection> connection = found->second.connection.lock();
+  const std::uint64_t request_id = found->second.request_id;
+  pending_.erase(found);
+  if (connection) connection->send(error_message(request_id, status));
+}
+
+void ControlService::open_lane(ControlConnection& connection, std::uint64_t request_id,
+                               const wire::OpenLane& request) {
+  if (!may_wait(connection, request_id)) return;
+  if (request.transport() != wire::Transport::kRing &&
+      request.transport() != wire::Transport::kStream) {
+    return connection.send(error_message(
+        request_id, Status(StatusCode::kUnimplemented,
+                           "this daemon does not know transport " +
+                               std::to_string(static_cast<int>(request.transport())))));
+  }
+  const std::uint64_t id = add_pending(connection, request_id, Kind::kOpenLane, request.wait_ms());
+  Pending& pending = *find(id);
+  pending.model = text(request.model());
+  pending.transport = static_cast<link::Transport>(request.transport());
+  pending.slots = request.slots();
+  arm_timer(id);
+  try_open(id);
+}
+
+Status ControlService::refusal(const Pending& pending, const ControlConnection& connection) {
+  if (daemon_.is_draining()) {
+    return Status(StatusCode::kUnavailable,
+                  "the daemon is draining: it takes no new work and will end");
+  }
+  const bool out_of_time = Clock::now() >= pending.deadline;
+  const ModelRecord* record = registry_.find(pending.model);
+  if (record == nullptr) {
+    if (registry_.has_unnamed_candidate() && !out_of_time) return Status();
+    return registry_.not_found(pending.model);
+  }
+  if (const Status refused =
+          crash_accounts_.check(connection.peer().uid, pending.model, Clock::now());
+      !refused.ok()) {
+    return refused;
+  }
+  switch (record->state) {
+    case ModelState::kFailed:
+    case ModelState::kQuarantined:
+      return Status(
+          StatusCode::kFailedPrecondition,
+          connection.is_admin() && !record->admin_detail.empty()
+              ? "model '" + pending.model + "': " + record->admin_detail
+              : record->reason.with_context("model '" + pending.model + "' cannot be used")
+                    .message());
+    case ModelState::kUnloading:
+      return Status(StatusCode::kFailedPrecondition,
+                    "model '" + pending.model + "' is being unloaded");
+    case ModelState::kLoading:
+    case ModelState::kReady:
+      break;
+  }
+  return Status();
+}
+
+void ControlService::try_open(std::uint64_t pending_id) {
+  Pending* pending = find(pending_id);
+  if (pending == nullptr || pending->kind != Kind::kOpenLane || pending->is_opening) return;
+  const std::shared_ptr<ControlConnection> connection = pending->connection.lock();
+  if (connection == nullptr) return;
+  if (const Status refused = refusal(*pending, *connection); !refused.ok()) {
+    return answer_error(pending_id, refused);
+  }
+  const ModelRecord* record = registry_.find(pending->model);
+  const bool is_ready = record != nullptr && record->state == ModelState::kReady &&
+                        daemon_.worker_slot(record->serving->spec.worker).is_ready();
+  if (!is_ready) {
+    if (Clock::now() >= pending->deadline) out_of_time(pending_id);
+    return;
+  }
+  pending->is_opening = true;
+  pending->deadline = std::max(pending->deadline, Clock::now() + kOpeningTime);
+  arm_timer(pending_id);
+  const GenerationPtr generation = record->serving;
+  const LaneRequest request{pending->connection_id, connection->peer().uid, generation,
+                            pending->transport, pending->slots};
+  WorkerSlot& slot = daemon_.worker_slot(generation->spec.worker);
+  broker_.open_lane(slot, request,
+                    [this, pending_id, connection_id = request.connection_id,
+                     generation](Result<LaneOffer> offer) {
+                      lane_opened(pending_id, connection_id, generation, std::move(offer));
+                    });
+}
+
+void ControlService::lane_opened(std::uint64_t pending_id, std::uint64_t connection_id,
+                                 const GenerationPtr& generation, Result<LaneOffer> offer) {
+  Pending* pending = find(pending_id);
+  if (!offer) {
+    if (pending == nullptr) return;
+    if (offer.error().code() == StatusCode::kUnavailable && Clock::now() < pending->deadline) {
+      pending->is_opening =
+          false;  // the worker died or the model was replaced: models_changed() follows
+      return;
+    }
+    return answer_error(pending_id, offer.error());
+  }
+  const std::shared_ptr<ControlConnection> connection =
+      pending == nullptr ? nullptr : pending->connection.lock();
+  if (connection == nullptr) {  // it was answered already: out of time
+    broker_.take_back(connection_id, std::move(*offer), slot_of());
+    return;
+  }
+  const std::uint64_t request_id = pending->request_id;
+  const auto transport = static_cast<wire::Transport>(pending->transport);
+  pending_.erase(pending_id);
+  daemon_.worker_slot(generation->spec.worker).watch_executions();
+  connection->send(
+      control_message(request_id,
+                      [&](flatbuffers::FlatBufferBuilder& builder) {
+                        const auto model = wire::to_wire(builder, *generation->description);
+                        const wire::LaneLayout layout = wire::to_wire(offer->plan.layout);
+                        return wire::CreateLaneOpened(builder, offer->channel_id, offer->lane_id,
+                                                      offer->is_new_channel, transport,
+                                                      offer->worker_incarnation, &layout,
+                                                      offer->plan.max_request_bytes, model);
+                      }),
+      std::move(offer->fds));
+}
+
+void ControlService::load_model(ControlConnection& connection, std::uint64_t request_id,
+                                const wire::LoadModel& request) {
+  if (!connection.is_admin()) {
+    return connection.send(error_message(
+        request_id, Status(StatusCode::kPermissionDenied,
+                           "loading a model is for administrators (see 'access' in the "
+                           "daemon's configuration)")));
+  }
+  if (!may_wait(connection, request_id)) return;
+  const std::string path = text(request.path());
+  const std::string name = text(request.name());
+  spdlog::info("{} loads '{}'", connection.description(), path);
+  const Result<GenerationPtr> generation = daemon_.load_model(path, name);
+  if (!generation) return connection.send(error_message(request_id, generation.error()));
+  const std::uint64_t id = add_pending(connection, request_id, Kind::kLoad, request.wait_ms());
+  find(id)->model = (*generation)->name;
+  find(id)->model_id = (*generation)->model_id;
+  arm_timer(id);
+}
+
+void ControlService::unload_model(ControlConnection& connection, std::uint64_t request_id,
+                                  const std::string& model) {
+  if (!connection.is_admin()) {
+    return connection.send(error_message(
+        request_id, Status(StatusCode::kPermissionDenied,
+                           "unloading a model is for administrators (see 'access' in the "
+                           "daemon's configuration)")));
+  }
+  if (!may_wait(connection, request_id)) return;
+  spdlog::info("{} unloads model '{}'", connection.description(), model);
+  const Result<GenerationPtr> generation = daemon_.unload_model(model);
+  if (!generation) return connection.send(error_message(request_id, generation.error()));
+  if (*generation == nullptr) return connection.send(ok_message(request_id));
+  const std::uint64_t id = add_pending(connection, request_id, Kind::kUnload, 0);
+  find(id)->model = model;
+  find(id)->model_id = (*generation)->model_id;
+}
+
+void ControlService::report_status(ControlConnection& connection, std::uint64_t request_id) {
+  connection.send(control_message(request_id, [&](flatbuffers::FlatBufferBuilder& builder) {
+    std::vector<flatbuffers::Offset<wire::WorkerReport>> workers;
+    for (const std::unique_ptr<WorkerSlot>& slot : daemon_.worker_slots()) {
+      workers.push_back(wire::CreateWorkerReport(
+          builder, slot->id(), slot->process() == nullptr ? 0 : slot->process()->pid(),
+          static_cast<wire::WorkerState>(slot->state()), slot->incarnation(), slot->restarts(),
+          slot->configuration().first_core, slot->configuration().cores, slot->completed(),
+          slot->failed(), builder.CreateString(slot->last_death())));
+    }
+    std::vector<flatbuffers::Offset<wire::ModelSummary>> models;
+    for (const auto& [name, record] : registry_.models()) {
+      models.push_back(summary(builder, record, connection.is_admin()));
+    }
+    const auto worker_vector = builder.CreateVector(workers);
+    const auto model_vector = builder.CreateVector(models);
+    return wire::CreateStatusReport(builder, builder.CreateString(kVersion), ::getpid(),
+                                    static_cast<std::uint64_t>(daemon_.uptime().count()),
+                                    static_cast<std::uint32_t>(daemon_.connection_count()),
+                                    static_cast<std::uint32_t>(broker_.channel_count()),
+                                    static_cast<std::uint32_t>(broker_.lane_count()), 0,
+                                    worker_vector, model_vector);
+  }));
+}
+
+void ControlService::connection_ended(std::uint64_t connection_id) {
+  std::erase_if(pending_,
+                [&](const auto& item) { return item.second.connection_id == connection_id; });
+}
+
+void ControlService::models_changed() {
+  std::vector<std::uint64_t> ids;
+  for (const auto& [id, pending] : pending_) ids.push_back(id);
+  for (const std::uint64_t id : ids) try_open(id);
+}
+
+void ControlService::model_finished(std::uint32_t model_id, const Status& status) {
+  std::vector<std::uint64_t> ids;
+  for (const auto& [id, pending] : pending_) {
+    if (pending.kind != Kind::kOpenLane && pending.model_id == model_id) ids.push_back(id);
+  }
+  for (const std::uint64_t id : ids) {
+    const Pending& pending = *find(id);
+    const std::shared_ptr<ControlConnection> connection = pending.connection.lock();
+    const std::uint64_t request_id = pending.request_id;
+    pending_.erase(id);
+    if (connection == nullptr) continue;
+    connection->send(status.ok() ? ok_message(request_id) : error_message(request_id, status));
+  }
+}
+
+}  // namespace bucketd::supervisor

@@ -1,0 +1,38 @@
+// WorkerDeath: what is known once a worker was reaped, and how it is told to people.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "daemon/link/worker_status.h"
+
+namespace bucketd::supervisor {
+
+// One request that was executing when its worker died, as the status page says. Nothing here is
+// checked against channels or models yet.
+struct ExecutingAtDeath {
+  std::uint32_t executor = 0;
+  std::uint32_t model_id = 0;
+  std::uint32_t lane_id = 0;
+  std::uint64_t channel_id = 0;
+  std::uint64_t user_data = 0;
+  std::uint64_t session_handle = 0;
+  bool is_culprit = false;  // known to have caused the death
+};
+
+struct WorkerDeath {
+  std::string cause;                   // "was killed by signal SIGSEGV", "exited with status 1"
+  bool by_supervisor = false;          // killed for the supervisor's own reasons: nobody's fault
+  std::uint32_t loading_model_id = 0;  // model_id + 1 of the model that was being loaded; 0: none
+  std::vector<ExecutingAtDeath> executing;
+};
+
+// "was killed by signal SIGSEGV", "exited with status 3". `code` and `status`: si_code and
+// si_status of waitid(2).
+std::string describe_exit(int code, int status);
+
+// What the page of a dead worker tells about executors; those beyond kMaxExecutors do not exist.
+std::vector<ExecutingAtDeath> read_executing(const WorkerStatus& page);
+
+}  // namespace bucketd::supervisor
