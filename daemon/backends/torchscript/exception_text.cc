@@ -20,6 +20,20 @@ std::string_view before(std::string_view text, std::string_view marker) {
   return text.substr(0, text.find(marker));
 }
 
+// The first line that starts with an exception's name ("ValueError: ..."), and what follows it.
+// Lines of code are indented.
+std::string_view line_of_exception(std::string_view text) {
+  constexpr std::string_view kNameCharacters =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.";
+  for (std::size_t start = text.find('\n'); start != text.npos; start = text.find('\n', start)) {
+    ++start;
+    const std::string_view line = text.substr(start);
+    const std::size_t name_bytes = std::min(line.find_first_not_of(kNameCharacters), line.size());
+    if (name_bytes > 0 && line.substr(name_bytes).starts_with(": ")) return line;
+  }
+  return {};
+}
+
 // Control bytes of a text that an artifact chose would spoil logs and terminals.
 std::string printable(std::string_view text) {
   std::string result(text);
@@ -39,19 +53,17 @@ std::string_view cut_utf8(std::string_view text, std::size_t limit) {
 
 std::string readable_reason(std::string_view what) {
   // "The following operation failed in the TorchScript interpreter.\nTraceback of TorchScript
-  // ...\n <--- HERE\nRuntimeError: reason". Nested calls repeat it: the innermost comes last.
+  // ...\n ~~~~ <--- HERE\n more code\nRuntimeError: reason". Tracebacks repeat; the reason follows
+  // the last.
   constexpr std::string_view kHere = "<--- HERE";
   if (const std::size_t here = what.rfind(kHere); here != what.npos) {
-    const std::string_view rest = trimmed(what.substr(here + kHere.size()));
-    if (!rest.empty()) {
-      what = rest;
-    } else {
-      // An error of the TorchScript parser: the reason comes first.
-      what = trimmed(what);
-    }
-  } else {
-    what = trimmed(what);
+    const std::string_view reason = line_of_exception(what.substr(here + kHere.size()));
+    // Without one it is an error of the TorchScript parser, whose reason comes first.
+    if (!reason.empty()) what = reason;
   }
+  what = trimmed(what);
+  constexpr std::string_view kBuiltins = "builtins.";
+  if (what.starts_with(kBuiltins)) what.remove_prefix(kBuiltins.size());
   // "[enforce fail at alloc_cpu.cpp:66] . DefaultCPUAllocator: can't allocate memory: ...".
   if (what.starts_with("[enforce fail")) {
     if (const std::size_t end = what.find(']'); end != what.npos) {

@@ -96,16 +96,23 @@ Status refused(const ModelDescription& model, const std::string& what) {
   return Status(StatusCode::kInvalidArgument, "model '" + model.name + "': " + what);
 }
 
+// The text of an error without the model's name, which refused() adds.
+std::string reason_of(const ModelDescription& model, const Status& status) {
+  const std::string prefix = "model '" + model.name + "': ";
+  const std::string& text = status.message();
+  return text.starts_with(prefix) ? text.substr(prefix.size()) : text;
+}
+
 Status check_exact(const LoadedModule& module, std::size_t bucket, int fill) {
   const ModelDescription& model = module.description();
   const std::vector<Shape>& shapes = model.buckets[bucket].inputs;
   const auto result = module.run_kernel(filled(model, shapes, fill));
   const std::string where = "at the exact input shapes of bucket " + std::to_string(bucket) + ", " +
-                            shapes_text(shapes) + ", ";
-  if (!result) return refused(model, where + "the kernel fails: " + result.error().message());
+                            shapes_text(shapes) + ": ";
+  if (!result) return refused(model, where + reason_of(model, result.error()));
   if (model.buckets[result->bucket].inputs != shapes) {
-    return refused(model, where + "the kernel chose bucket " + std::to_string(result->bucket) +
-                              ", whose input shapes are " +
+    return refused(model, where + "the bucket kernel chose bucket " +
+                              std::to_string(result->bucket) + ", whose input shapes are " +
                               shapes_text(model.buckets[result->bucket].inputs));
   }
   return Status();
@@ -114,7 +121,7 @@ Status check_exact(const LoadedModule& module, std::size_t bucket, int fill) {
 Status check_beyond(const LoadedModule& module, const std::vector<Shape>& shapes, int fill) {
   const ModelDescription& model = module.description();
   const auto result = module.run_kernel(filled(model, shapes, fill));
-  const std::string where = "for inputs of shapes " + shapes_text(shapes) + " ";
+  const std::string where = "for inputs of shapes " + shapes_text(shapes) + ": ";
   const bool some_bucket_holds =
       std::any_of(model.buckets.begin(), model.buckets.end(),
                   [&shapes](const BucketSpec& bucket) { return holds(bucket, shapes); });
@@ -127,11 +134,11 @@ Status check_beyond(const LoadedModule& module, const std::vector<Shape>& shapes
   }
   // An empty list, or an exception of the author's, says "no bucket"; a wrong result does not.
   if (result.error().code() == StatusCode::kInternal) {
-    return refused(model, where + "the kernel fails: " + result.error().message());
+    return refused(model, where + reason_of(model, result.error()));
   }
   if (some_bucket_holds && varies_as_one(model)) {
     return refused(model, where + "the kernel chose no bucket, although one is large enough: " +
-                              result.error().message());
+                              reason_of(model, result.error()));
   }
   return Status();
 }
@@ -173,13 +180,13 @@ Status check_declaration(const LoadedModule& module, const std::vector<Shape>& s
   const std::vector<at::Tensor> inputs = patterned(model, shapes);
   const std::optional<std::size_t> declared = declared_bucket(model, shapes);
   const auto result = module.run_kernel(inputs);
-  const std::string where = "for inputs of shapes " + shapes_text(shapes) + " ";
+  const std::string where = "for inputs of shapes " + shapes_text(shapes) + ": ";
   const std::string bucket_text =
       declared ? "bucket " + std::to_string(*declared) : std::string("no bucket");
   if (!result) {
     if (!declared && result.error().code() != StatusCode::kInternal) return Status();
     return refused(model, where + "the metadata's pad kernel declares " + bucket_text +
-                              ", but: " + result.error().message());
+                              ", but: " + reason_of(model, result.error()));
   }
   if (result->bucket != declared) {
     return refused(model, where + "the metadata's pad kernel declares " + bucket_text +

@@ -110,6 +110,21 @@ std::string shapes_text(const std::vector<at::Tensor>& tensors) {
   return text;
 }
 
+// For every input, the largest size that a bucket has in each dimension.
+std::string largest_shapes_text(const ModelDescription& model) {
+  std::string text;
+  for (std::size_t i = 0; i < model.inputs.size(); ++i) {
+    Shape largest = model.buckets.front().inputs[i];
+    for (const BucketSpec& bucket : model.buckets) {
+      for (std::size_t d = 0; d < largest.rank(); ++d) {
+        largest[d] = std::max(largest[d], bucket.inputs[i][d]);
+      }
+    }
+    text += (text.empty() ? "" : ", ") + signature_text(model.inputs[i].dtype, largest);
+  }
+  return text;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<LoadedModule>> LoadedModule::load(int fd, const Artifact& artifact) {
@@ -265,8 +280,9 @@ Result<KernelResult> LoadedModule::run_kernel(const std::vector<at::Tensor>& inp
     KernelResult result;
     result.inputs = raw.toTupleRef().elements()[0].toTensorVector();
     if (result.inputs.empty()) {
-      return error(StatusCode::kOutOfRange,
-                   model_text() + ": no bucket takes inputs of " + shapes_text(inputs));
+      return error(StatusCode::kOutOfRange, model_text() + ": no bucket takes inputs of " +
+                                                shapes_text(inputs) + "; the largest sizes are " +
+                                                largest_shapes_text(description_));
     }
     const at::Tensor& index = raw.toTupleRef().elements()[1].toTensor();
     if (!index.defined() || index.numel() != 1 ||

@@ -1,5 +1,6 @@
 #include "daemon/backends/torchscript/metadata_json.h"
 
+#include <algorithm>
 #include <array>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -104,7 +105,13 @@ Result<std::vector<JsonPlace>> JsonPlace::elements(std::size_t least, std::size_
 
 Result<std::string> JsonPlace::text() const {
   if (!value_->is_string()) return bad("is not a text");
-  return value_->get_ref<const std::string&>();
+  const auto& text = value_->get_ref<const std::string&>();
+  // Texts reach logs and terminals.
+  if (std::any_of(text.begin(), text.end(),
+                  [](unsigned char c) { return c < 0x20 || c == 0x7f; })) {
+    return bad("has control characters");
+  }
+  return text;
 }
 
 Result<bool> JsonPlace::boolean() const {

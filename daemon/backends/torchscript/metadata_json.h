@@ -38,6 +38,7 @@ class JsonPlace {
   // All elements of an array with `least` to `most` of them.
   Result<std::vector<JsonPlace>> elements(std::size_t least, std::size_t most) const;
 
+  // Without control characters.
   Result<std::string> text() const;
   Result<bool> boolean() const;
   // An integer (not 1.0) from `least` to `most`.

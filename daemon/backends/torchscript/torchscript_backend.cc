@@ -58,9 +58,7 @@ class TorchScriptBackend final : public Backend {
         limit_bytes_(options.model_bytes_limit != 0 ? options.model_bytes_limit
                                                     : default_limit_bytes()) {}
 
-  std::string version() const override {
-    return "torchscript " TORCH_VERSION ", " + blas_name();
-  }
+  std::string version() const override { return "torchscript " TORCH_VERSION ", " + blas_name(); }
 
   void prepare_executor_thread(std::size_t /*executor*/) override {
     // Of OpenMP, and through it of OpenBLAS's OpenMP build and oneDNN, for the calling thread.
