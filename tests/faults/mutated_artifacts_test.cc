@@ -10,8 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "tests/support/background_calls.h"
 #include "tests/support/daemon.h"
-#include "tests/support/tensor.h"
 
 namespace bucketd::test {
 namespace {
@@ -35,40 +35,6 @@ std::vector<Mutation> mutations() {
   return result;
 }
 
-Result<Answer> call_multi(Model& model) {
-  return call(model, {filled<float>({1, 3}, 2), filled<std::int64_t>({1, 3}, 5)},
-              {.deadline = patience()});
-}
-
-// Calls a model again and again, until it is told to stop; counts answers and keeps an error.
-class Background {
- public:
-  explicit Background(Model model) : thread_([this, model]() mutable { run(model); }) {}
-  ~Background() { stop(); }
-  void stop() {
-    stopping_ = true;
-    if (thread_.joinable()) thread_.join();
-  }
-  std::size_t answers() const { return answers_; }
-  const std::string& error() const { return error_; }  // after stop()
-
- private:
-  void run(Model& model) {
-    while (!stopping_) {
-      const Result<Answer> answer = call_multi(model);
-      if (!answer || answer->outputs[0] != filled<float>({1, 3}, 10)) {
-        error_ = answer ? "a wrong answer" : answer.error().to_string();
-        return;
-      }
-      ++answers_;
-    }
-  }
-  std::atomic<bool> stopping_{false};
-  std::atomic<std::size_t> answers_{0};
-  std::string error_;
-  std::thread thread_;
-};
-
 TEST(MutatedArtifacts, are_each_refused_with_a_reason_while_others_are_served) {
   const std::vector<Mutation> all = mutations();
   ASSERT_GE(all.size(), kLeast);
@@ -77,7 +43,7 @@ TEST(MutatedArtifacts, are_each_refused_with_a_reason_while_others_are_served) {
   TestDaemon daemon(config);
   ASSERT_TRUE(daemon.start());
   const pid_t worker = daemon.connect().status()->workers.at(0).pid;
-  Background serving(daemon.open("multi"));
+  BackgroundCalls serving(daemon.open("multi"));
 
   // Two at a time: each is loaded in a probe process of its own.
   std::atomic<std::size_t> next{0};
@@ -102,10 +68,9 @@ TEST(MutatedArtifacts, are_each_refused_with_a_reason_while_others_are_served) {
   }
   for (std::thread& thread : threads) thread.join();
   const std::size_t answers = serving.answers();
-  serving.stop();
+  EXPECT_EQ(serving.stop(), Status());
   EXPECT_EQ(refused, all.size());
   EXPECT_GT(answers, all.size()) << "the model did not go on serving";
-  EXPECT_EQ(serving.error(), "");
 
   const Result<DaemonStatus> status = daemon.connect().status();
   ASSERT_TRUE(status) << status.error().to_string();
@@ -140,7 +105,7 @@ TEST(MutatedArtifacts, in_the_configuration_do_not_keep_the_others_from_serving)
     }
   }
   Model multi = *client.open("multi");
-  EXPECT_TRUE(call_multi(multi));
+  EXPECT_EQ(call_multi(multi), Status());
   daemon.expect_clean_stop();
 }
 

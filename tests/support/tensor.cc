@@ -1,6 +1,13 @@
 #include "tests/support/tensor.h"
 
+#include <algorithm>
 #include <utility>
+
+namespace bucketd {
+
+void PrintTo(const Status& status, std::ostream* out) { *out << status.to_string(); }
+
+}  // namespace bucketd
 
 namespace bucketd::test {
 

@@ -11,6 +11,11 @@
 
 #include "bucketd/client.h"
 
+namespace bucketd {
+// How GoogleTest prints a Status.
+void PrintTo(const Status& status, std::ostream* out);
+}  // namespace bucketd
+
 namespace bucketd::test {
 
 struct Tensor {
