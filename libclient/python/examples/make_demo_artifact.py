@@ -35,14 +35,18 @@ _MOST_TEXTS_TRIED = 50
 
 
 def kernel_with_shifted_boundary(tensor_list: List[torch.Tensor]):
-    """Wrong on purpose: up to 29 tokens too many go into the first bucket, and are cut off."""
+    """Wrong on purpose: up to 29 tokens too many go into the first bucket, and are cut off.
+
+    One too many does not: a length next to a bucket's is what the daemon tries at load, and it would refuse
+    the artifact before anything can be compared.
+    """
     length = tensor_list[0].shape[1]
     limits = [158, 513]
     buckets = [128, 512]
     padded: List[torch.Tensor] = []
     bucket_idx = 0
     for idx, limit in enumerate(limits):
-        if length < limit:
+        if length < limit and (length != 129 or idx == 1):
             bucket_idx = idx
             bucket = buckets[idx]
             for tensor in tensor_list:
