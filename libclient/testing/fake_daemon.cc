@@ -1,0 +1,448 @@
+#include "libclient/testing/fake_daemon.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <iostream>
+#include <utility>
+
+#include "common/message_socket.h"
+#include "common/wire/model_wire.h"
+
+namespace bucketd::testing {
+namespace {
+
+using flatbuffers::FlatBufferBuilder;
+
+constexpr std::chrono::seconds kPatience{30};
+
+std::string make_directory() {
+  std::string path = "/tmp/bucketd-fake-XXXXXX";
+  if (::mkdtemp(path.data()) == nullptr) std::abort();
+  return path;
+}
+
+}  // namespace
+
+FakeDaemon::FakeDaemon(FakeDaemonOptions options)
+    : options_(options), directory_(make_directory()), socket_path_(directory_ + "/socket") {
+  models_["echo"] = echo_model();
+}
+
+FakeDaemon::~FakeDaemon() {
+  stop();
+  ::rmdir(directory_.c_str());
+}
+
+void FakeDaemon::start() {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, socket_path_.data(), socket_path_.size());
+  listener_ = UniqueFd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (::bind(listener_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 ||
+      ::listen(listener_.get(), 64) != 0) {
+    std::abort();
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    ++incarnation_;
+  }
+  acceptor_ = std::thread([this, fd = listener_.get()] { accept_connections(fd); });
+}
+
+void FakeDaemon::stop() {
+  if (!listener_) return;
+  ::unlink(socket_path_.c_str());
+  ::shutdown(listener_.get(), SHUT_RDWR);
+  acceptor_.join();
+  listener_.reset();
+  std::vector<std::unique_ptr<Connection>> connections;
+  std::vector<std::unique_ptr<FakeChannel>> channels;
+  std::vector<std::unique_ptr<FakeStreamLane>> streams;
+  {
+    const std::lock_guard lock(mutex_);
+    connections.swap(connections_);
+    channels.swap(dead_channels_);
+    streams.swap(dead_streams_);
+    held_.clear();
+    plans_.clear();
+    for (const auto& connection : connections) ::shutdown(connection->socket.get(), SHUT_RDWR);
+  }
+  // Their threads need the mutex.
+  for (const auto& connection : connections) {
+    connection->thread.join();
+    connection->channel.reset();
+    connection->streams.clear();
+  }
+}
+
+void FakeDaemon::accept_connections(int listener) {
+  while (true) {
+    UniqueFd accepted(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!accepted) return;
+    const std::lock_guard lock(mutex_);
+    Connection& connection = *connections_.emplace_back(std::make_unique<Connection>());
+    connection.socket = std::move(accepted);
+    connection.thread = std::thread([this, &connection] { serve(connection); });
+  }
+}
+
+void FakeDaemon::serve(Connection& connection) {
+  while (true) {
+    pollfd fd{connection.socket.get(), POLLIN, 0};
+    ::poll(&fd, 1, -1);
+    const Result<ReceivedMessage> received = receive_message(connection.socket.get(), 0);
+    if (!received && received.error().code() == StatusCode::kWouldBlock) continue;
+    const std::lock_guard lock(mutex_);
+    if (!received) {
+      connection.has_ended = true;
+      changed_.notify_all();
+      return;
+    }
+    flatbuffers::Verifier verifier(reinterpret_cast<const std::uint8_t*>(received->bytes.data()),
+                                   received->bytes.size());
+    if (!wire::VerifyMessageBuffer(verifier)) std::abort();
+    handle_locked(connection, *wire::GetMessage(received->bytes.data()));
+    changed_.notify_all();
+  }
+}
+
+void FakeDaemon::send_locked(Connection& connection, std::uint64_t id, const Compose& compose,
+                             const std::vector<UniqueFd>& fds) {
+  FlatBufferBuilder builder;
+  const Body body = compose(builder);
+  builder.Finish(wire::CreateMessage(builder, id, body.first, body.second));
+  std::vector<int> numbers;
+  for (const UniqueFd& fd : fds) numbers.push_back(fd.get());
+  // A client that is gone already hears nothing.
+  [[maybe_unused]] const Status sent = send_message(
+      connection.socket.get(),
+      std::as_bytes(std::span(builder.GetBufferPointer(), builder.GetSize())), numbers);
+}
+
+void FakeDaemon::refuse_locked(Connection& connection, std::uint64_t id, const Status& status) {
+  send_locked(connection, id, [&](FlatBufferBuilder& builder) -> Body {
+    const auto wire_status = wire::to_wire(builder, status);
+    return {wire::Body::Error, wire::CreateError(builder, wire_status).Union()};
+  });
+}
+
+void FakeDaemon::handle_locked(Connection& connection, const wire::Message& message) {
+  const std::uint64_t id = message.request_id();
+  const auto answer_ok = [&] {
+    send_locked(connection, id, [](FlatBufferBuilder& builder) -> Body {
+      return {wire::Body::Ok, wire::CreateOk(builder).Union()};
+    });
+  };
+  const auto summaries = [this](FlatBufferBuilder& builder) {
+    std::vector<flatbuffers::Offset<wire::ModelSummary>> models;
+    for (const auto& [name, model] : models_) {
+      const auto wire_name = builder.CreateString(name);
+      const auto reason = builder.CreateString("");
+      models.push_back(
+          wire::CreateModelSummary(builder, wire_name, wire::ModelState::kReady, reason, 0,
+                                   static_cast<std::uint32_t>(model.buckets.size()), 1));
+    }
+    return builder.CreateVector(models);
+  };
+  if (const wire::Hello* hello = message.body_as_Hello()) {
+    if (hello->major() != options_.protocol_major) {
+      return refuse_locked(
+          connection, id,
+          Status(StatusCode::kFailedPrecondition,
+                 "the daemon speaks protocol version " + std::to_string(options_.protocol_major) +
+                     ", the client version " + std::to_string(hello->major())));
+    }
+    return send_locked(connection, id, [&](FlatBufferBuilder& builder) -> Body {
+      const auto version = builder.CreateString("fake");
+      return {wire::Body::Welcome,
+              wire::CreateWelcome(builder, options_.protocol_major, kProtocolMinor,
+                                  options_.features, version, incarnation_, true)
+                  .Union()};
+    });
+  }
+  if (!answers_control_) return;
+  if (const wire::OpenLane* open = message.body_as_OpenLane()) {
+    return open_lane_locked(connection, id, *open);
+  }
+  if (message.body_as_CloseLane() != nullptr) {
+    ++closed_lanes_;
+    return answer_ok();
+  }
+  if (message.body_as_ListModels() != nullptr) {
+    return send_locked(connection, id, [&](FlatBufferBuilder& builder) -> Body {
+      const auto models = summaries(builder);
+      return {wire::Body::ModelList, wire::CreateModelList(builder, models).Union()};
+    });
+  }
+  if (const wire::DescribeModel* describe = message.body_as_DescribeModel()) {
+    const auto found = models_.find(describe->model()->str());
+    if (found == models_.end()) {
+      return refuse_locked(connection, id, Status(StatusCode::kNotFound, "no such model"));
+    }
+    return send_locked(connection, id, [&](FlatBufferBuilder& builder) -> Body {
+      const auto model = wire::to_wire(builder, found->second);
+      return {wire::Body::Described, wire::CreateDescribed(builder, model).Union()};
+    });
+  }
+  if (message.body_as_GetStatus() != nullptr) {
+    return send_locked(connection, id, [&](FlatBufferBuilder& builder) -> Body {
+      const auto version = builder.CreateString("fake");
+      const auto death = builder.CreateString("killed by SIGSEGV");
+      std::vector<flatbuffers::Offset<wire::WorkerReport>> workers{wire::CreateWorkerReport(
+          builder, 0, 1234, wire::WorkerState::kServing, incarnation_, 1, 0, 2, 10, 3, death)};
+      const auto wire_workers = builder.CreateVector(workers);
+      const auto models = summaries(builder);
+      return {wire::Body::StatusReport,
+              wire::CreateStatusReport(builder, version, 99, 4567, 1, 1, 1, 0, wire_workers, models)
+                  .Union()};
+    });
+  }
+  if (const wire::LoadModel* load = message.body_as_LoadModel()) {
+    const std::string name = load->name()->str();
+    models_[name] = echo_model(name);
+    return answer_ok();
+  }
+  if (const wire::UnloadModel* unload = message.body_as_UnloadModel()) {
+    if (models_.erase(unload->model()->str()) > 0) return answer_ok();
+    return refuse_locked(connection, id, Status(StatusCode::kNotFound, "no such model"));
+  }
+  refuse_locked(connection, id, Status(StatusCode::kUnimplemented, "not in the fake daemon"));
+}
+
+void FakeDaemon::open_lane_locked(Connection& connection, std::uint64_t id,
+                                  const wire::OpenLane& request) {
+  const auto found = models_.find(request.model()->str());
+  if (lane_refusal_) return refuse_locked(connection, id, *lane_refusal_);
+  if (found == models_.end()) {
+    return refuse_locked(
+        connection, id,
+        Status(StatusCode::kNotFound, "no model named '" + request.model()->str() + "'"));
+  }
+  ++opened_lanes_;
+  const LaneLayout layout =
+      *make_lane_layout(options_.slots, options_.slot_bytes, options_.slot_bytes);
+  const auto take_submission = [this](FakeLane& lane, Submission submission) {
+    take(lane, std::move(submission));
+  };
+  std::vector<UniqueFd> fds;
+  FakeLane* lane = nullptr;
+  bool is_new_channel = false;
+  if (request.transport() == wire::Transport::kStream) {
+    auto stream = std::make_unique<FakeStreamLane>(take_submission, fds.emplace_back());
+    stream->channel_id = next_channel_++;
+    stream->lane_id = next_lane_++;
+    lane = stream.get();
+    connection.streams.push_back(std::move(stream));
+  } else {
+    is_new_channel = connection.channel == nullptr;
+    if (is_new_channel) {
+      connection.channel = std::make_unique<FakeChannel>(next_channel_++, incarnation_,
+                                                         options_.wakeup, take_submission);
+      fds = connection.channel->take_client_fds();
+    }
+    lane = connection.channel->add_lane(next_lane_++, layout, fds);
+  }
+  lane->model = found->first;
+  plans_[lane] = {};
+  send_locked(
+      connection, id,
+      [&](FlatBufferBuilder& builder) -> Body {
+        const auto model = wire::to_wire(builder, found->second);
+        const wire::LaneLayout wire_layout = wire::to_wire(layout);
+        return {wire::Body::LaneOpened,
+                wire::CreateLaneOpened(builder, lane->channel_id, lane->lane_id, is_new_channel,
+                                       request.transport(), incarnation_, &wire_layout,
+                                       options_.slot_bytes, model)
+                    .Union()};
+      },
+      fds);
+}
+
+void FakeDaemon::take(FakeLane& lane, Submission submission) {
+  const std::lock_guard lock(mutex_);
+  submissions_.push_back(submission.entry);
+  changed_.notify_all();
+  if (plans_.count(&lane) == 0) return;  // of a worker that died meanwhile
+  if (is_holding_) {
+    held_.push_back({&lane, std::move(submission)});
+  } else {
+    answer_locked(lane, submission);
+  }
+}
+
+void FakeDaemon::answer_locked(FakeLane& lane, const Submission& submission) {
+  auto& signatures = plans_[&lane].signatures;
+  const std::vector<TensorSignature> signature = signature_of(submission);
+  auto known = std::find(signatures.begin(), signatures.end(), signature);
+  if (known == signatures.end()) known = signatures.insert(known, signature);
+  Answer answer = echo(models_[lane.model], submission,
+                       static_cast<std::uint32_t>(known - signatures.begin()) + 1);
+  if (spoil_) spoil_(answer);
+  lane.publish(answer);
+}
+
+void FakeDaemon::add_model(const ModelDescription& model) {
+  const std::lock_guard lock(mutex_);
+  models_[model.name] = model;
+}
+
+void FakeDaemon::hold_answers() {
+  const std::lock_guard lock(mutex_);
+  is_holding_ = true;
+}
+
+void FakeDaemon::release_answers(bool newest_first) {
+  const std::lock_guard lock(mutex_);
+  is_holding_ = false;
+  if (newest_first) std::reverse(held_.begin(), held_.end());
+  for (const Held& held : std::exchange(held_, {})) answer_locked(*held.lane, held.submission);
+}
+
+void FakeDaemon::release_one_answer() {
+  const std::lock_guard lock(mutex_);
+  const Held held = std::move(held_.at(0));
+  held_.erase(held_.begin());
+  answer_locked(*held.lane, held.submission);
+}
+
+void FakeDaemon::spoil_answers(std::function<void(Answer&)> spoil) {
+  const std::lock_guard lock(mutex_);
+  spoil_ = std::move(spoil);
+}
+
+void FakeDaemon::publish_nonsense() {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [lane, plans] : plans_) lane->publish_nonsense();
+}
+
+void FakeDaemon::kill_worker(Executing executing) { end_channels(executing, /*is_silent=*/false); }
+
+void FakeDaemon::kill_worker_silently() { end_channels(Executing::kNothing, /*is_silent=*/true); }
+
+void FakeDaemon::end_channels(Executing executing, bool is_silent) {
+  std::vector<std::unique_ptr<FakeChannel>> channels;
+  std::vector<std::unique_ptr<FakeStreamLane>> streams;
+  std::vector<std::pair<Connection*, std::uint64_t>> ended;
+  std::vector<Held> held;
+  {
+    const std::lock_guard lock(mutex_);
+    ++incarnation_;
+    plans_.clear();
+    held = std::exchange(held_, {});
+    for (const auto& connection : connections_) {
+      if (connection->channel != nullptr) {
+        ended.emplace_back(connection.get(), connection->channel->id);
+        channels.push_back(std::move(connection->channel));
+      }
+      for (auto& stream : connection->streams) {
+        ended.emplace_back(connection.get(), stream->channel_id);
+        streams.push_back(std::move(stream));
+      }
+      connection->streams.clear();
+    }
+  }
+  // Their threads may wait for the mutex.
+  for (const auto& channel : channels) channel->close();
+  for (const auto& stream : streams) stream->close();
+  const std::lock_guard lock(mutex_);
+  if (!is_silent) {
+    for (const auto& [connection, channel_id] : ended) {
+      send_locked(*connection, 0, [&](FlatBufferBuilder& builder) -> Body {
+        std::vector<wire::ExecutingRequest> executing_requests;
+        for (const Held& one : held) {
+          const bool is_it = executing == Executing::kAll ||
+                             (executing == Executing::kFirst && executing_requests.empty());
+          if (one.lane->channel_id == channel_id && is_it) {
+            executing_requests.emplace_back(one.submission.entry.user_data, one.lane->lane_id);
+          }
+        }
+        const auto status =
+            wire::to_wire(builder, Status(StatusCode::kAborted, "worker 0 was killed by SIGSEGV"));
+        const auto wire_executing = builder.CreateVectorOfStructs(executing_requests);
+        return {wire::Body::ChannelClosed,
+                wire::CreateChannelClosed(builder, channel_id, status, wire_executing).Union()};
+      });
+    }
+  }
+  for (auto& channel : channels) dead_channels_.push_back(std::move(channel));
+  for (auto& stream : streams) dead_streams_.push_back(std::move(stream));
+}
+
+void FakeDaemon::unload_model(const std::string& model) {
+  const std::lock_guard lock(mutex_);
+  models_.erase(model);
+  std::vector<FakeLane*> lanes;
+  for (const auto& [lane, plans] : plans_) {
+    if (lane->model == model) lanes.push_back(lane);
+  }
+  for (FakeLane* lane : lanes) {
+    lane->close();
+    plans_.erase(lane);
+    for (const auto& connection : connections_) {
+      send_locked(*connection, 0, [&](FlatBufferBuilder& builder) -> Body {
+        const auto status = wire::to_wire(
+            builder, Status(StatusCode::kUnavailable, "model '" + model + "' was unloaded"));
+        return {wire::Body::LaneClosed,
+                wire::CreateLaneClosed(builder, lane->channel_id, lane->lane_id, status).Union()};
+      });
+    }
+  }
+}
+
+void FakeDaemon::refuse_lanes(std::optional<Status> status) {
+  const std::lock_guard lock(mutex_);
+  lane_refusal_ = std::move(status);
+}
+
+void FakeDaemon::stop_answering_control() {
+  const std::lock_guard lock(mutex_);
+  answers_control_ = false;
+}
+
+void FakeDaemon::wait_locked(std::unique_lock<std::mutex>& lock,
+                             const std::function<bool()>& done) {
+  if (changed_.wait_for(lock, kPatience, done)) return;
+  std::cerr << "what the test waits for does not come\n";
+  std::abort();
+}
+
+void FakeDaemon::wait_for_submissions(std::size_t count) {
+  std::unique_lock lock(mutex_);
+  wait_locked(lock, [&] { return submissions_.size() >= count; });
+}
+
+void FakeDaemon::wait_for_closed_lanes(std::size_t count) {
+  std::unique_lock lock(mutex_);
+  wait_locked(lock, [&] { return closed_lanes_ >= count; });
+}
+
+void FakeDaemon::wait_for_connections_to_end() {
+  std::unique_lock lock(mutex_);
+  wait_locked(lock, [&] {
+    return std::ranges::all_of(connections_, [](const auto& one) { return one->has_ended; });
+  });
+}
+
+std::vector<SubmissionEntry> FakeDaemon::submissions() const {
+  const std::lock_guard lock(mutex_);
+  return submissions_;
+}
+
+std::size_t FakeDaemon::opened_lanes() const {
+  const std::lock_guard lock(mutex_);
+  return opened_lanes_;
+}
+
+std::size_t FakeDaemon::connection_count() const {
+  const std::lock_guard lock(mutex_);
+  return connections_.size();
+}
+
+}  // namespace bucketd::testing
