@@ -1,0 +1,123 @@
+#include "daemon/worker/testing/fake_backend.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+
+#include "daemon/worker/padding.h"
+#include "daemon/worker/plan.h"
+
+namespace bucketd::testing {
+namespace {
+
+class FakeInputs : public PreparedInputs {
+ public:
+  FakeInputs(std::size_t bucket, std::vector<ConstTensorView> views)
+      : bucket_(bucket), views_(std::move(views)) {}
+  std::size_t bucket() const override { return bucket_; }
+  std::span<const ConstTensorView> views() const { return views_; }
+  std::vector<std::vector<std::byte>> memory;  // of views that it made itself
+
+ private:
+  std::size_t bucket_;
+  std::vector<ConstTensorView> views_;
+};
+
+}  // namespace
+
+ModelDescription pad_model(std::string name, std::vector<std::int64_t> sizes, double fill,
+                           PadSide side, DType dtype, std::int64_t rows) {
+  ModelDescription model;
+  model.name = std::move(name);
+  model.backend = "fake";
+  model.inputs = {{"x", dtype}};
+  model.outputs = {{"y", dtype}};
+  for (const std::int64_t size : sizes) {
+    BucketSpec& bucket = model.buckets.emplace_back();
+    bucket.inputs = {Shape{rows, size}};
+    bucket.outputs = {Shape{rows, size}};
+  }
+  model.crop = {{.output = 0, .dim = 1, .input = 0, .input_dim = 1, .side = side}};
+  model.kernel = KernelKind::kPad;
+  model.pad = {{{1}}, {fill}, {side}};
+  model.accepted = {{{rows, rows}, {1, sizes.back()}}};
+  assert(validate(model).ok());
+  return model;
+}
+
+Result<std::unique_ptr<PreparedInputs>> FakeModel::run_kernel(
+    std::size_t /*executor*/, std::span<const ConstTensorView> inputs) {
+  std::vector<TensorSignature> signature;
+  for (const ConstTensorView& input : inputs) signature.push_back({input.dtype, input.shape});
+  Plan plan;
+  if (Status status = make_plan(description_, signature, plan); !status.ok()) {
+    return error(std::move(status));
+  }
+  std::vector<ConstTensorView> views;
+  std::vector<std::vector<std::byte>> memory;
+  for (const PlanInput& input : plan.inputs) {
+    memory.emplace_back(input.padded_bytes);
+    copy_padded(memory.back().data(), inputs[input.source].data, inputs[input.source].shape, input);
+    views.push_back({input.dtype, input.padded, memory.back().data()});
+  }
+  auto prepared = std::make_unique<FakeInputs>(plan.bucket, std::move(views));
+  prepared->memory = std::move(memory);
+  return prepared;
+}
+
+Result<std::unique_ptr<PreparedInputs>> FakeModel::wrap(std::size_t /*executor*/,
+                                                        std::size_t bucket,
+                                                        std::span<const ConstTensorView> inputs) {
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (inputs[i].shape != description_.buckets[bucket].inputs[i] ||
+        inputs[i].dtype != description_.inputs[i].dtype ||
+        reinterpret_cast<std::uintptr_t>(inputs[i].data) % 64 != 0) {
+      return error(StatusCode::kInternal, "the fake backend was given something else to wrap");
+    }
+  }
+  return std::make_unique<FakeInputs>(bucket,
+                                      std::vector<ConstTensorView>(inputs.begin(), inputs.end()));
+}
+
+Status FakeModel::execute(std::size_t executor, PreparedInputs& inputs,
+                          std::span<const TensorView> states, std::span<const TensorView> outputs) {
+  const auto views = dynamic_cast<FakeInputs&>(inputs).views();
+  if (hook_ != nullptr) {
+    if (Status status = hook_({executor, inputs.bucket(), views, states, outputs}); !status.ok()) {
+      return status;
+    }
+  }
+  for (std::size_t o = 0; o < outputs.size() && o < views.size(); ++o) {
+    const std::uint64_t bytes = std::min(*outputs[o].shape.byte_size(outputs[o].dtype),
+                                         *views[o].shape.byte_size(views[o].dtype));
+    if (bytes > 0) std::memcpy(outputs[o].data, views[o].data, bytes);
+  }
+  for (const TensorView& state : states) {
+    state.data[0] = static_cast<std::byte>(std::to_integer<int>(state.data[0]) + 1);
+  }
+  return Status();
+}
+
+Status FakeModel::initialise_states(std::span<const TensorView> states) {
+  for (const TensorView& state : states) {
+    std::memset(state.data, 0, *state.shape.byte_size(state.dtype));
+    state.data[0] = std::byte{100};
+  }
+  return Status();
+}
+
+void FakeBackend::prepare_executor_thread(std::size_t executor) {
+  const std::lock_guard lock(mutex_);
+  prepared_.insert(executor);
+}
+
+std::set<std::size_t> FakeBackend::prepared_executors() const {
+  const std::lock_guard lock(mutex_);
+  return prepared_;
+}
+
+Result<std::unique_ptr<BucketModel>> FakeBackend::load(int /*fd*/, const std::string& name) {
+  return make_model_(name);
+}
+
+}  // namespace bucketd::testing

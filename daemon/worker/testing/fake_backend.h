@@ -1,0 +1,78 @@
+// FakeBackend: a backend whose models do what a test tells them.
+//
+// By default a model's bucket copies input i to output i, as many bytes as both have, and adds one
+// to the first byte of each state. A hook sees every execution on the executor's thread.
+//
+// Thread safety: as the Backend interface asks; hooks are set before requests come.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "daemon/backends/backend.h"
+
+namespace bucketd::testing {
+
+// A model with one input and one output of the same dtype, [rows, n] for n in `sizes`, padded with
+// `fill` on `side`; the output follows the input's last dimension.
+ModelDescription pad_model(std::string name, std::vector<std::int64_t> sizes, double fill = 0,
+                           PadSide side = PadSide::kRight, DType dtype = DType::kInt64,
+                           std::int64_t rows = 1);
+
+class FakeModel : public BucketModel {
+ public:
+  struct Execution {
+    std::size_t executor = 0;
+    std::size_t bucket = 0;
+    std::span<const ConstTensorView> inputs;
+    std::span<const TensorView> states;
+    std::span<const TensorView> outputs;
+  };
+  using Hook = std::function<Status(const Execution&)>;
+
+  explicit FakeModel(ModelDescription description, Hook hook = nullptr)
+      : description_(std::move(description)), hook_(std::move(hook)) {}
+
+  const ModelDescription& description() const override { return description_; }
+  Result<std::unique_ptr<PreparedInputs>> run_kernel(
+      std::size_t executor, std::span<const ConstTensorView> inputs) override;
+  Result<std::unique_ptr<PreparedInputs>> wrap(std::size_t executor, std::size_t bucket,
+                                               std::span<const ConstTensorView> inputs) override;
+  Status execute(std::size_t executor, PreparedInputs& inputs, std::span<const TensorView> states,
+                 std::span<const TensorView> outputs) override;
+  Status initialise_states(std::span<const TensorView> states) override;
+  std::uint64_t resident_bytes() const override { return 4096; }
+
+ private:
+  const ModelDescription description_;
+  const Hook hook_;
+};
+
+class FakeBackend : public Backend {
+ public:
+  using MakeModel = std::function<Result<std::unique_ptr<BucketModel>>(const std::string& name)>;
+
+  // `make_model` answers load(); the descriptor is not read.
+  explicit FakeBackend(MakeModel make_model) : make_model_(std::move(make_model)) {}
+
+  std::string version() const override { return "fake 1"; }
+  void prepare_executor_thread(std::size_t executor) override;
+  Result<std::unique_ptr<BucketModel>> load(int fd, const std::string& name) override;
+
+  std::set<std::size_t> prepared_executors() const;
+
+ private:
+  const MakeModel make_model_;
+  mutable std::mutex mutex_;
+  std::set<std::size_t> prepared_;
+};
+
+}  // namespace bucketd::testing
