@@ -1,4 +1,5 @@
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -19,9 +20,10 @@ _LENGTHS = "1-8,122,126-131,157,158,440-444,509-512"
 _TOLERANCE = 1e-4
 
 
-def run_example(name, *arguments):
+def run_example(name, *arguments, **environment):
     """Standard output of an example script; its failure fails the test with what it said."""
-    done = subprocess.run([sys.executable, str(source_folders.EXAMPLES / name), *arguments], capture_output=True, text=True)
+    command = [sys.executable, str(source_folders.EXAMPLES / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
     if done.returncode:
         raise AssertionError(f"{name} failed:\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -81,6 +83,34 @@ class GuideScript(unittest.TestCase):
             metadata = artifact.verify(path)
         self.assertEqual([bucket["inputs"] for bucket in metadata["buckets"]], [[[1, 128]] * 2, [[1, 512]] * 2])
         self.assertEqual(metadata["crop"], [])
+
+
+    def test_takes_model_and_tokeniser_from_a_local_checkpoint(self):
+        # A stand-in for `transformers`, which Debian does not package: it shows that it was asked, and for what.
+        stand_in = """
+import bert
+from bucketd.tokenizer import Tokenizer
+
+class AutoTokenizer:
+    @staticmethod
+    def from_pretrained(folder, *, local_files_only):
+        assert (folder, local_files_only) == ("my-checkpoint", True)
+        print("tokenizer from", folder)
+        return Tokenizer.from_licenses()
+
+class AutoModelForSequenceClassification:
+    @staticmethod
+    def from_pretrained(folder, *, torchscript, local_files_only):
+        assert (folder, torchscript, local_files_only) == ("my-checkpoint", True, True)
+        print("model from", folder)
+        return bert.bert_model("tiny")
+"""
+        with tempfile.TemporaryDirectory() as folder:
+            (pathlib.Path(folder) / "transformers.py").write_text(stand_in)
+            path = os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])
+            shown = run_example("guide_bert.py", "--checkpoint", "my-checkpoint", PYTHONPATH=path)
+        self.assertIn("tokenizer from my-checkpoint", shown)
+        self.assertIn("model from my-checkpoint", shown)
 
 
 class DemoArtifact(unittest.TestCase):

@@ -103,7 +103,7 @@ class BucketModelConfig:
         self.kernel_may_change_values = kernel_may_change_values
 
     @property
-    def bucket_kernel_graph(self) -> torch.Graph:
+    def bucket_kernel_graph(self) -> "torch._C.Graph":
         """The kernel as TorchScript lowered it: read it when the kernel does not do what its source says.
 
         A `PadKernel` is lowered when the model is traced: see `BucketModel.bucket_kernel_graph`.

@@ -165,4 +165,9 @@ def views_of(preprocessor, shapes_collection, buffers, bucket, written):
 
 def is_view_of(view, buffer):
     """Whether `view` lies in the storage of `buffer`."""
-    return view.numel() == 0 or view.storage().data_ptr() == buffer.storage().data_ptr()
+    return view.numel() == 0 or _storage_address(view) == _storage_address(buffer)
+
+
+def _storage_address(tensor):
+    # `storage` is deprecated since torch 2.0, which brought `untyped_storage`.
+    return getattr(tensor, "untyped_storage", tensor.storage)().data_ptr()
