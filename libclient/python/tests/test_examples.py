@@ -84,7 +84,6 @@ class GuideScript(unittest.TestCase):
         self.assertEqual([bucket["inputs"] for bucket in metadata["buckets"]], [[[1, 128]] * 2, [[1, 512]] * 2])
         self.assertEqual(metadata["crop"], [])
 
-
     def test_takes_model_and_tokeniser_from_a_local_checkpoint(self):
         # A stand-in for `transformers`, which Debian does not package: it shows that it was asked, and for what.
         stand_in = """
