@@ -187,6 +187,15 @@ Status read_buckets(const JsonPlace& document, ModelDescription& model) {
             .value();
       }
     }
+    for (std::size_t i = 0; !model.buckets.empty() && i < model.inputs.size(); ++i) {
+      if (bucket.inputs[i].rank() != model.buckets.front().inputs[i].rank()) {
+        return place
+            .bad("input '" + model.inputs[i].name + "' has rank " +
+                 std::to_string(bucket.inputs[i].rank()) + " where bucket 0 has rank " +
+                 std::to_string(model.buckets.front().inputs[i].rank()))
+            .value();
+      }
+    }
     model.buckets.push_back(std::move(bucket));
   }
   return Status();
@@ -258,10 +267,8 @@ Status read_dims(const JsonPlace& document, ModelDescription& model) {
     for (std::size_t d = 0; d < first.inputs[i].rank(); ++d) {
       DimRange range{std::numeric_limits<std::int64_t>::max(), 0};
       for (const BucketSpec& bucket : model.buckets) {
-        // Ranks that differ are validate()'s to report.
-        const std::int64_t size = d < bucket.inputs[i].rank() ? bucket.inputs[i][d] : 0;
-        range.min = std::min(range.min, size);
-        range.max = std::max(range.max, size);
+        range.min = std::min(range.min, bucket.inputs[i][d]);
+        range.max = std::max(range.max, bucket.inputs[i][d]);
       }
       input_differs.push_back(range.min != range.max);
       range.min = range.max;
