@@ -72,7 +72,12 @@ Result<InFlight*> Channel::take_slot(Lane& lane, Clock::time_point wait_until) {
 Status Channel::submit(InFlight& request) {
   {
     const std::lock_guard lock(mutex_);
+    const bool is_gone = peer_is_gone_locked();
     if (request.lane->closed) return request.lane->closed_status;
+    if (is_gone) {
+      return Status(StatusCode::kUnavailable, "model '" + request.lane->model().name +
+                                                  "': the worker or the daemon went away");
+    }
     ++request.use;
     request.state.store(SlotState::kSubmitted, std::memory_order_relaxed);
     push_locked(request);

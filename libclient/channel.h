@@ -63,6 +63,10 @@ class Channel {
   bool is_closed() const { return closed_.load(std::memory_order_acquire); }
   // Whether the worker, or the supervisor for it, says in the transport that all is over.
   virtual bool peer_closed() const = 0;
+  // Whether waking the worker will take a system call.
+  virtual bool peer_sleeps() const = 0;
+  // Whether every look at the transport is a system call.
+  virtual bool is_polled_by_system_calls() const = 0;
 
   void add_lane(Lane& lane);
   void remove_lane(Lane& lane);
@@ -107,6 +111,8 @@ class Channel {
   // --- the transport ---
   // Puts the request, whose slot is written, on its way.
   virtual void push_locked(InFlight& request) = 0;
+  // Whether the worker is known to be gone, after a look.
+  virtual bool peer_is_gone_locked() = 0;
   // Tells the worker, if it sleeps.
   virtual void notify_peer() = 0;
   // Calls complete_locked() for every completion that is there.

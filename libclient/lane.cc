@@ -29,6 +29,16 @@ void Lane::leave_channel() {
 
 bool Lane::is_closed() const { return closed || peer_closed() || channel_->peer_closed(); }
 
-void Lane::look_for_news() { connection_->pump_now_and_then(); }
+void Lane::look_now_and_then() {
+  if (channel_->is_polled_by_system_calls()) {
+    connection_->pump();
+  } else {
+    connection_->pump_now_and_then();
+  }
+}
+
+void Lane::look_before_submission() {
+  if (channel_->is_polled_by_system_calls() || channel_->peer_sleeps()) connection_->pump();
+}
 
 }  // namespace bucketd::internal

@@ -104,9 +104,11 @@ class Lane : public std::enable_shared_from_this<Lane> {
 
   // Whether nothing new can be submitted; may be a moment late.
   bool is_closed() const;
-  // Takes in what the control connection has to say, if it was not asked just now: a daemon that is
-  // gone cannot say so in shared memory.
-  void look_for_news();
+  // Takes in what the control connection has to say: a daemon that is gone cannot say so in shared
+  // memory. The first at most every few milliseconds, so that busy requests pay no system call; the
+  // second whenever the worker sleeps, when waking it costs one anyway. A stream always looks.
+  void look_now_and_then();
+  void look_before_submission();
 
   // The slot's memory. Null for a stream's slot that was never used.
   virtual std::byte* input_slot(std::uint32_t slot) = 0;

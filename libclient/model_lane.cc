@@ -76,7 +76,7 @@ Result<std::shared_ptr<Lane>> ModelLane::lane(TimePoint deadline) {
   std::unique_lock lock(process.mutex);
   if (const std::shared_ptr<Lane> present = process.lane; present != nullptr) {
     lock.unlock();
-    present->look_for_news();
+    present->look_now_and_then();
     if (!present->is_closed()) return present;
     lock.lock();
   }

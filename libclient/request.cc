@@ -120,6 +120,7 @@ Result<Future> Request::submit() && {
     Lane& lane = *request->lane;
     Status status(StatusCode::kUnavailable,
                   "model '" + lane.model().name + "': the worker or the daemon went away");
+    lane.look_before_submission();
     if (!lane.is_closed()) {
       internal::write_descriptors(*request);
       status = lane.channel().submit(*request);

@@ -63,6 +63,11 @@ bool RingChannel::peer_closed() const {
   return worker_page_.closed.load(std::memory_order_acquire) != 0;
 }
 
+bool RingChannel::peer_sleeps() const {
+  return worker_page_.need_wakeup.load(std::memory_order_relaxed) !=
+         static_cast<std::uint32_t>(Wakeup::kNone);
+}
+
 void RingChannel::push_locked(InFlight& request) {
   SubmissionEntry entry{};
   entry.user_data = request.user_data();

@@ -27,6 +27,8 @@ class RingChannel final : public Channel {
                                                    std::chrono::microseconds spin);
 
   bool peer_closed() const override;
+  bool peer_sleeps() const override;
+  bool is_polled_by_system_calls() const override { return false; }
   void enable_poll(std::shared_ptr<PollSet> poll_set) override;
   void dispatch() override;
 
@@ -35,6 +37,7 @@ class RingChannel final : public Channel {
               std::weak_ptr<ControlConnection> connection, std::chrono::microseconds spin);
 
   void push_locked(InFlight& request) override;
+  bool peer_is_gone_locked() override { return peer_closed(); }
   void notify_peer() override;
   void collect_locked() override;
   void arm_locked() override;

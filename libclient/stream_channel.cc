@@ -29,6 +29,11 @@ void StreamChannel::push_locked(InFlight& request) {
   send_locked();
 }
 
+bool StreamChannel::peer_is_gone_locked() {
+  collect_locked();
+  return ended_;
+}
+
 void StreamChannel::send_locked() {
   while (!unsent_.empty() && !ended_) {
     InFlight& request = *unsent_.front();

@@ -28,11 +28,14 @@ class StreamChannel final : public Channel {
                 std::chrono::microseconds spin);
 
   bool peer_closed() const override { return ended_.load(std::memory_order_acquire); }
+  bool peer_sleeps() const override { return true; }
+  bool is_polled_by_system_calls() const override { return true; }
   void enable_poll(std::shared_ptr<PollSet> poll_set) override;
   void dispatch() override;
 
  private:
   void push_locked(InFlight& request) override;
+  bool peer_is_gone_locked() override;
   void notify_peer() override {}
   void collect_locked() override;
   void arm_locked() override {}

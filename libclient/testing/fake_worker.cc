@@ -158,6 +158,8 @@ void FakeChannel::run() {
       std::this_thread::yield();
     }
   }
+  // It dies idle, as workers mostly do.
+  worker_page_.need_wakeup.store(static_cast<std::uint32_t>(Wakeup::kFutex));
 }
 
 bool FakeChannel::take_submissions() {
