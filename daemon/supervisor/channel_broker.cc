@@ -25,7 +25,10 @@ constexpr std::size_t kNewChannelFds = 3;
 Status reason_of(const link::Message* message) {
   if (message == nullptr) return Status(StatusCode::kUnavailable, "the worker died");
   if (const link::Refused* refused = message->body_as_Refused()) {
-    return wire::from_wire(refused->status());
+    Status status = wire::from_wire(refused->status());
+    if (status.code() != StatusCode::kNotFound) return status;
+    // The model was unloaded while the question was on its way.
+    return Status(StatusCode::kUnavailable, status.message());
   }
   return Status(StatusCode::kInternal, "the worker gave an unexpected answer");
 }
@@ -393,7 +396,7 @@ std::vector<LaneEnd> ChannelBroker::model_unloaded(std::uint32_t model_id) {
       auto& [lane_id, lane] = item;
       if (lane.model_id != model_id) return false;
       if (lane.opened) unanswered.push_back(std::move(lane.opened));
-      ends.push_back({channel->second.connection_id, channel->first, lane_id});
+      ends.push_back({channel->second.connection_id, channel->first, lane_id, model_id});
       return true;
     });
     const bool is_over = !channel->second.is_ring && channel->second.lanes.size() < before;
@@ -412,7 +415,8 @@ std::vector<LaneEnd> ChannelBroker::ended_by_worker(const WorkerSlot& slot,
   Channel* channel = find(channel_id);
   if (channel == nullptr || channel->worker_id != slot.id()) return ends;
   for (const auto& [id, lane] : channel->lanes) {
-    if (!lane_id || id == *lane_id) ends.push_back({channel->connection_id, channel_id, id});
+    if (lane_id && id != *lane_id) continue;
+    ends.push_back({channel->connection_id, channel_id, id, lane.model_id});
   }
   if (!lane_id || !channel->is_ring) {
     forget_channel(channel_id, Status(StatusCode::kUnavailable, "the worker closed the channel"));

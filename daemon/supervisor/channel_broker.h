@@ -60,6 +60,7 @@ struct LaneEnd {
   std::uint64_t connection_id = 0;
   std::uint64_t channel_id = 0;
   std::uint32_t lane_id = 0;
+  std::uint32_t model_id = 0;
 };
 
 // The slot of a worker, by its id.

@@ -57,6 +57,7 @@ struct LimitsConfiguration {
   std::uint64_t lane_bytes = std::uint64_t{64} << 20;
   std::chrono::milliseconds probe_timeout{120000};
   std::chrono::seconds session_idle{3600};
+  friend bool operator==(const LimitsConfiguration&, const LimitsConfiguration&) = default;
 };
 
 struct CrashConfiguration {
@@ -64,6 +65,7 @@ struct CrashConfiguration {
   std::chrono::seconds deaths_window{600};
   std::chrono::milliseconds restart_delay{50};
   std::chrono::milliseconds restart_delay_max{5000};
+  friend bool operator==(const CrashConfiguration&, const CrashConfiguration&) = default;
 };
 
 enum class WakeupChoice { kAuto, kFutex, kSocket };

@@ -135,6 +135,9 @@ void ControlConnection::send_some() {
 
 void ControlConnection::close(std::string reason) {
   if (!is_open()) return;
+  // Unread requests would turn the answers that the client has not read yet into a reset.
+  for (int i = 0; i < kRequestsPerTurn && receive_message(socket_.native_handle(), 0); ++i) {
+  }
   boost::system::error_code ignored;
   hello_timer_.cancel();
   const auto executor = socket_.get_executor();

@@ -161,10 +161,15 @@ void Supervisor::tell_channels_closed(const std::vector<ChannelEnd>& ends, const
   }
 }
 
-void Supervisor::tell_lanes_closed(const std::vector<LaneEnd>& ends, const Status& reason) {
+void Supervisor::tell_lanes_closed(const std::vector<LaneEnd>& ends) {
   for (const LaneEnd& end : ends) {
     const auto found = connections_.find(end.connection_id);
     if (found == connections_.end()) continue;
+    const GenerationPtr generation = registry_.generation(end.model_id);
+    const Status reason(StatusCode::kUnavailable,
+                        generation == nullptr
+                            ? "the model was unloaded"
+                            : "model '" + generation->name + "' was unloaded or replaced");
     found->second.control->send(control_message(0, [&](flatbuffers::FlatBufferBuilder& builder) {
       const auto status = wire::to_wire(builder, reason);
       return wire::CreateLaneClosed(builder, end.channel_id, end.lane_id, status);
@@ -245,15 +250,13 @@ void Supervisor::ask_to_unload(const GenerationPtr& generation) {
       {},
       [this, generation](const link::Message* message) {
         // After a death, worker_died() has seen to it.
-        if (message != nullptr) generation_unloaded(generation, "was unloaded or replaced");
+        if (message != nullptr) generation_unloaded(generation);
       });
 }
 
-void Supervisor::generation_unloaded(const GenerationPtr& generation, const std::string& why) {
-  const std::vector<LaneEnd> ends = broker_.model_unloaded(generation->model_id);
+void Supervisor::generation_unloaded(const GenerationPtr& generation) {
+  tell_lanes_closed(broker_.model_unloaded(generation->model_id));
   registry_.unloaded(generation->model_id);
-  tell_lanes_closed(ends,
-                    Status(StatusCode::kUnavailable, "model '" + generation->name + "' " + why));
   service_.model_finished(generation->model_id, Status());
   changed();
 }
@@ -395,11 +398,9 @@ void Supervisor::worker_event(WorkerSlot& slot, const link::Message& message) {
                                                            ? violation->reason()->str()
                                                            : std::string("no reason given")));
   } else if (const link::LaneClosed* lane = message.body_as_LaneClosed()) {
-    tell_lanes_closed(broker_.ended_by_worker(slot, lane->channel_id(), lane->lane_id()),
-                      Status(StatusCode::kUnavailable, "the worker closed the lane"));
+    tell_lanes_closed(broker_.ended_by_worker(slot, lane->channel_id(), lane->lane_id()));
   } else if (const link::ChannelClosed* channel = message.body_as_ChannelClosed()) {
-    tell_lanes_closed(broker_.ended_by_worker(slot, channel->channel_id(), std::nullopt),
-                      Status(StatusCode::kUnavailable, "the worker closed the channel"));
+    tell_lanes_closed(broker_.ended_by_worker(slot, channel->channel_id(), std::nullopt));
   }
 }
 

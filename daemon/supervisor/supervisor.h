@@ -69,12 +69,12 @@ class Supervisor : private WorkerSlot::Observer,
   void accept(UniqueFd socket);
   void load_configured_models();
   void ask_to_unload(const GenerationPtr& generation);
-  void generation_unloaded(const GenerationPtr& generation, const std::string& why);
+  void generation_unloaded(const GenerationPtr& generation);
   std::string describe_death(const WorkerDeath& death) const;
   void charge_death(const WorkerSlot& slot, const WorkerDeath& death,
                     const std::vector<ChannelEnd>& ends);
   void tell_channels_closed(const std::vector<ChannelEnd>& ends, const Status& reason);
-  void tell_lanes_closed(const std::vector<LaneEnd>& ends, const Status& reason);
+  void tell_lanes_closed(const std::vector<LaneEnd>& ends);
   void end_connection(std::uint64_t connection_id, const std::string& reason);
   void changed();
   void wait_for_signal();
