@@ -169,10 +169,10 @@ Result<std::optional<Plan>> read_plan(const ModelDescription& model, const Compl
   return plan;
 }
 
-Result<Status> read_failure(const CompletionEntry& entry, std::span<const std::byte> slot) {
+Result<Status> read_failure(const ModelDescription& model, const CompletionEntry& entry,
+                            std::span<const std::byte> slot) {
   if (entry.message_bytes > kMaxMessageBytes || entry.message_bytes > slot.size()) {
-    return error(StatusCode::kInternal, "the worker's answer is damaged: an error text of " +
-                                            number(entry.message_bytes) + " bytes");
+    return bad(model, "an error text of " + number(entry.message_bytes) + " bytes");
   }
   std::string text(entry.message_bytes, '\0');
   std::memcpy(text.data(), slot.data(), text.size());

@@ -45,7 +45,8 @@ Result<std::optional<Plan>> read_plan(const ModelDescription& model, const Compl
                                       std::span<const TensorSignature> inputs,
                                       std::span<const std::byte> slot);
 
-// The status of a failed request. INTERNAL with a text of our own when the message does not fit.
-Result<Status> read_failure(const CompletionEntry& entry, std::span<const std::byte> slot);
+// The status of a failed request; INTERNAL when its text does not fit.
+Result<Status> read_failure(const ModelDescription& model, const CompletionEntry& entry,
+                            std::span<const std::byte> slot);
 
 }  // namespace bucketd::internal

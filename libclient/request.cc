@@ -67,7 +67,8 @@ Status take_outputs(InFlight& request) {
 
 Status take_failure(InFlight& request) {
   if (request.state.load(std::memory_order_relaxed) == SlotState::kFailed) return request.failure;
-  const Result<Status> failure = read_failure(request.completion, output_bytes(request));
+  const Result<Status> failure =
+      read_failure(request.lane->model(), request.completion, output_bytes(request));
   if (!failure) {
     request.lane->channel().condemn(failure.error());
     return failure.error();
