@@ -41,7 +41,7 @@ class Channel {
     ClientQueue queue;
     bool is_broken = false;          // violated the protocol: nothing more is read from it
     std::uint64_t taken = 0;         // requests, ever
-    std::uint64_t taken_before = 0;  // when the leader last went to sleep
+    std::uint64_t taken_before = 0;  // as of the last judgement of its doorbell
     std::uint32_t idle_rings = 0;    // doorbells in a row that brought no work
   };
   Scheduling scheduling;

@@ -90,10 +90,11 @@ void Doorbells::arm(std::span<const std::shared_ptr<RingChannel>> channels, std:
   }
   const auto kind = static_cast<std::uint32_t>(this->kind());
   internal_seen_ = internal_.load(std::memory_order_acquire);
-  for (Watched& watched : watched_) {
+  for (std::size_t i = 0; i < watched_.size(); ++i) {
+    Watched& watched = watched_[i];
+    credit_work(i);
     watched.rang = false;
     watched.seen = watched.channel->doorbell().load(std::memory_order_relaxed);
-    watched.channel->scheduling.taken_before = watched.channel->scheduling.taken;
     watched.channel->need_wakeup().store(kind, std::memory_order_relaxed);
   }
   // (W1) Pairs with (C1) of the client, which stores its tail, fences, and loads need_wakeup:
@@ -155,19 +156,25 @@ void Doorbells::disarm() {
   }
 }
 
+bool Doorbells::credit_work(std::size_t index) {
+  Watched& watched = watched_[index];
+  Channel::Scheduling& scheduling = watched.channel->scheduling;
+  if (scheduling.taken == scheduling.taken_before) return false;
+  scheduling.taken_before = scheduling.taken;
+  scheduling.idle_rings = 0;
+  if (watched.is_slow) {
+    watched.is_slow = false;
+    --slow_count_;
+    if (kind() == Wakeup::kSocket) watch_socket(index, true);
+  }
+  return true;
+}
+
 void Doorbells::judge_rings() {
   for (std::size_t i = 0; i < watched_.size(); ++i) {
     Watched& watched = watched_[i];
-    Channel::Scheduling& scheduling = watched.channel->scheduling;
-    if (scheduling.taken != scheduling.taken_before) {
-      scheduling.idle_rings = 0;
-      if (watched.is_slow) {
-        watched.is_slow = false;
-        --slow_count_;
-        if (kind() == Wakeup::kSocket) watch_socket(i, true);
-      }
-    } else if (watched.rang && !watched.is_slow && !watched.is_dead &&
-               ++scheduling.idle_rings >= kMaxIdleRings) {
+    if (credit_work(i) || !watched.rang || watched.is_slow || watched.is_dead) continue;
+    if (++watched.channel->scheduling.idle_rings >= kMaxIdleRings) {
       watched.is_slow = true;
       ++slow_count_;
       if (kind() == Wakeup::kSocket) watch_socket(i, false);

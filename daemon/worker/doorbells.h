@@ -79,6 +79,8 @@ class Doorbells {
   void refresh(std::span<const std::shared_ptr<RingChannel>> channels);
   void sleep_on_words(std::optional<std::chrono::steady_clock::time_point> deadline);
   void sleep_on_sockets(std::optional<std::chrono::steady_clock::time_point> deadline);
+  // Whether requests of this channel were taken since the last call; if so, forgives its rings.
+  bool credit_work(std::size_t index);
   void watch_socket(std::size_t index, bool watch);
 
   const WakeupPolicy policy_;

@@ -223,6 +223,11 @@ bool Scheduler::submit(Lane& lane, const SubmissionEntry& entry) {
   return true;
 }
 
+void Scheduler::report_violation(Channel& channel, const std::string& reason) {
+  const std::lock_guard lock(mutex_);
+  violation(channel, reason);
+}
+
 // --- closing ---
 
 template <typename Wanted>
@@ -305,6 +310,10 @@ void Scheduler::remove_lane(Lane& lane) {
   lane.is_closing = true;
   std::vector<std::shared_ptr<Lane>>& lanes = lane.channel().scheduling.lanes;
   std::erase_if(lanes, [&](const std::shared_ptr<Lane>& other) { return other.get() == &lane; });
+  // A stream's channel is its lane's alone.
+  if (lanes.empty() && dynamic_cast<RingChannel*>(&lane.channel()) == nullptr) {
+    channels_.erase(lane.channel().id());
+  }
 }
 
 void Scheduler::close_lane(Lane& lane) {

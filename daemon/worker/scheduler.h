@@ -62,6 +62,8 @@ class Scheduler {
   // Queues a request whose slot is free. False when its lane takes nothing more: then the caller
   // answers it.
   bool submit(Lane& lane, const SubmissionEntry& entry);
+  // The client of a stream broke the protocol: its queue is dropped, the sink is told.
+  void report_violation(Channel& channel, const std::string& reason);
 
   // --- control thread ---
 

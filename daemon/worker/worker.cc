@@ -256,10 +256,9 @@ void Worker::open_lane(std::uint64_t request_id, const link::OpenLane& message, 
         request_id,
         Status(StatusCode::kNotFound, "no model has number " + std::to_string(message.model_id())));
   }
-  const Status status =
-      message.transport() == link::Transport::kRing
-          ? open_ring_lane(message, std::move(fds), found->second)
-          : Status(StatusCode::kUnimplemented, "this worker has no stream transport");
+  const Status status = message.transport() == link::Transport::kRing
+                            ? open_ring_lane(message, std::move(fds), found->second)
+                            : open_stream_lane(message, std::move(fds), found->second);
   if (!status.ok()) return outbox_.refuse(request_id, status);
   outbox_.post(request_id, [&](FlatBufferBuilder& builder) {
     return link::CreateLaneReady(builder, message.channel_id(), message.lane_id());
@@ -286,6 +285,39 @@ Status Worker::open_ring_lane(const link::OpenLane& message, Fds fds,
                                                   " has a lane " +
                                                   std::to_string(message.lane_id()) + " already");
   }
+  return Status();
+}
+
+Status Worker::open_stream_lane(const link::OpenLane& message, Fds fds,
+                                std::shared_ptr<LoadedModel> model) {
+  if (fds.size() != 1) return wrong_descriptors("OpenLane", 1, fds.size());
+  // Nothing is mapped: the layout says how many requests may be in flight, and how large.
+  const Result<LaneLayout> layout = wire::from_wire(message.layout());
+  if (!layout) return layout.error();
+  const std::optional<std::uint64_t> needed = needed_output_bytes(model->description());
+  if (!needed || layout->output_slot_bytes < *needed) {
+    return Status(StatusCode::kInvalidArgument,
+                  "model '" + model->description().name + "': outputs of up to " +
+                      (needed ? std::to_string(*needed) : "uncountable") + " bytes where " +
+                      std::to_string(layout->output_slot_bytes) + " are allowed");
+  }
+  if (scheduler_->find_channel(message.channel_id()) != nullptr) {
+    return Status(StatusCode::kAlreadyExists,
+                  "channel " + std::to_string(message.channel_id()) + " is open already");
+  }
+  if (streams_ == nullptr) {
+    Result<std::unique_ptr<StreamServer>> streams = StreamServer::make(*scheduler_);
+    if (!streams) return streams.error();
+    streams_ = std::move(*streams);
+  }
+  auto channel =
+      std::make_shared<Channel>(message.channel_id(), message.connection_id(), gone_notice());
+  auto lane = std::make_shared<StreamLane>(channel, message.lane_id(), std::move(model),
+                                           layout->slot_count, layout->input_slot_bytes,
+                                           plan_cache_entries_, streams_->mailbox(), gone_notice());
+  scheduler_->add_stream_channel(std::move(channel));
+  scheduler_->add_lane(lane);
+  streams_->add(std::move(lane), std::move(fds[0]));
   return Status();
 }
 

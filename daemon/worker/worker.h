@@ -19,6 +19,7 @@
 #include "daemon/worker/outbox.h"
 #include "daemon/worker/scheduler.h"
 #include "daemon/worker/status_page.h"
+#include "daemon/worker/stream_server.h"
 
 namespace bucketd {
 
@@ -53,6 +54,8 @@ class Worker : public ControlLink::Handler {
   void drain(std::uint64_t request_id);
 
   Status open_ring_lane(const link::OpenLane& message, Fds fds, std::shared_ptr<LoadedModel> model);
+  Status open_stream_lane(const link::OpenLane& message, Fds fds,
+                          std::shared_ptr<LoadedModel> model);
   Result<std::shared_ptr<Session>> make_session(const link::BindSession& message);
   void acknowledge(std::uint64_t request_id);
   GoneNotice gone_notice() const;
@@ -70,7 +73,8 @@ class Worker : public ControlLink::Handler {
   std::unordered_map<std::uint32_t, std::shared_ptr<LoadedModel>> models_;
   std::unordered_map<std::uint32_t, std::shared_ptr<const MappedRegion>> arenas_;
   std::vector<Pending> pending_;
-  std::unique_ptr<Executors> executors_;  // last: ends first
+  std::unique_ptr<StreamServer> streams_;  // since the first stream lane
+  std::unique_ptr<Executors> executors_;   // last: ends first
 };
 
 }  // namespace bucketd
