@@ -27,6 +27,23 @@ if(NOT cxx11_names)
                       "(_GLIBCXX_USE_CXX11_ABI=0); LibTorch 2.6 or later, or Debian's, is needed")
 endif()
 
+# LibTorch 1.13's headers use std::vector of a class that is not complete yet. That is no C++20 to
+# clang 14, which instantiates constexpr members early; GCC takes it.
+if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  include(CheckCXXSourceCompiles)
+  set(CMAKE_REQUIRED_INCLUDES ${BUCKETD_LIBTORCH_INCLUDE}
+      ${BUCKETD_LIBTORCH_INCLUDE}/torch/csrc/api/include)
+  set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
+  check_cxx_source_compiles("#include <torch/script.h>" BUCKETD_LIBTORCH_COMPILES)
+  unset(CMAKE_TRY_COMPILE_TARGET_TYPE)
+  unset(CMAKE_REQUIRED_INCLUDES)
+  if(NOT BUCKETD_LIBTORCH_COMPILES)
+    message(STATUS "This compiler does not take LibTorch's headers: no TorchScript backend, no "
+                   "bucketd-worker")
+    return()
+  endif()
+endif()
+
 add_library(bucketd_libtorch INTERFACE)
 target_include_directories(bucketd_libtorch SYSTEM INTERFACE
                            ${BUCKETD_LIBTORCH_INCLUDE}
