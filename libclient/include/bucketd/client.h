@@ -53,10 +53,12 @@ inline constexpr const char* kDefaultSocketPath = "/run/bucketd/bucketd.sock";
 struct ClientOptions {
   std::string socket_path = {};  // empty: $BUCKETD_SOCKET, else kDefaultSocketPath
   Transport transport = Transport::kRing;
-  // How long connect() waits for a daemon that is not there yet; zero: one attempt.
+  // How long connect() waits for a daemon that is not there yet (it tries every 20 ms); zero: one
+  // attempt.
   std::chrono::milliseconds connect_timeout{0};
   // How long a call without a deadline of its own waits for a model that is loading, a worker that
-  // restarts, or a daemon that is away, before it answers UNAVAILABLE.
+  // restarts, or a daemon that is away, before it answers UNAVAILABLE; for a free slot, before it
+  // answers DEADLINE_EXCEEDED. An answer that is being computed is waited for without this limit.
   std::chrono::milliseconds reconnect_timeout{30000};
   std::string name = {};  // shown to the operator; empty: the program's name
   // Requests in flight per model that are asked for; 0: the daemon decides.
@@ -222,9 +224,13 @@ class Request {
   // Whether the slot is laid out by a plan (padding without a copy).
   bool is_padded() const;
 
-  // Sends it and returns at once; the request becomes empty.
+  // Sends it and returns at once; the request becomes empty. If its worker ended since the slot was
+  // taken, the inputs move to a slot of the next worker: that is waited for as in new_request(),
+  // until the request's deadline, and views of the old slot are over. UNAVAILABLE: not sent.
   Result<Future> submit() &&;
-  // Sends it and waits for the answer, at most until the request's deadline.
+  // Sends it and waits for the answer, at most until the request's deadline; DEADLINE_EXCEEDED then
+  // abandons it. Other errors: the daemon's own (it checks inputs again), ABORTED and UNAVAILABLE
+  // (see Reconnection above), INTERNAL when the worker's answer is damaged.
   Result<Reply> run() &&;
 
  private:
@@ -234,8 +240,9 @@ class Request {
 };
 
 struct RequestOptions {
-  // Until when to wait for a free slot (or for a model that is coming back). A time in the past:
-  // do not wait, answer WOULD_BLOCK (UNAVAILABLE).
+  // Until when to wait for a free slot (or for a model that is coming back); nothing: the client's
+  // reconnect_timeout. A time in the past: do not wait, answer WOULD_BLOCK (UNAVAILABLE). Where the
+  // worker was restarted meanwhile, even that asks the daemon for a new lane, some milliseconds.
   Deadline wait_until = std::nullopt;
   // Lay the inputs out raw even where a plan is known.
   bool force_raw = false;
@@ -250,7 +257,8 @@ class Model {
 
   // A slot for inputs of these shapes, with the model's dtypes.
   // Errors: INVALID_ARGUMENT or OUT_OF_RANGE when they do not fit the model (checked here already,
-  // with the daemon's own texts); WOULD_BLOCK, DEADLINE_EXCEEDED or UNAVAILABLE by `options`.
+  // with the daemon's own texts); RESOURCE_EXHAUSTED when a slot cannot hold them; WOULD_BLOCK,
+  // DEADLINE_EXCEEDED or UNAVAILABLE by `options`; NOT_FOUND when the model is gone.
   Result<Request> new_request(std::initializer_list<Shape> shapes,
                               const RequestOptions& options = {});
   Result<Request> new_request(std::span<const Shape> shapes, const RequestOptions& options = {});
@@ -259,7 +267,7 @@ class Model {
   Result<Request> new_unchecked_request(std::span<const TensorSignature> inputs,
                                         const RequestOptions& options = {});
 
-  // Slots in all, and free now.
+  // Slots in all, and free now, of the lane that is open; 0 in a forked child that has none yet.
   std::size_t slot_count() const;
   std::size_t free_slot_count() const;
 
@@ -288,8 +296,8 @@ class Client {
   Status unload_model(const std::string& model);
 
   // For event loops: readable when dispatch() has something to do. Owned by the client, constant
-  // over its life. After it was asked for once, completions raise it (one system call each while
-  // nobody waits otherwise).
+  // over its life. After it was asked for once, completions raise it (one system call for each
+  // batch of them, for good). It may be raised with nothing to do. -1 when no descriptor is free.
   int poll_fd();
   // Handles completions and events that are there, without blocking. Then Future::ready() tells.
   void dispatch();
