@@ -34,7 +34,7 @@ std::vector<Refusal> refusals() {
       {"empty",
        "script_kernel",
        {empty_ids, empty_ids, empty_ids},
-       StatusCode::kOutOfRange,
+       StatusCode::kInvalidArgument,
        {"script_kernel", "input_ids", "dimension 1", "0", "1"}},
       {"wrong dtype",
        "script_kernel",
@@ -59,7 +59,7 @@ std::vector<Refusal> refusals() {
       {"a fixed dimension of another size",
        "static_one",
        {filled<float>({2, 4}, 1)},
-       StatusCode::kOutOfRange,
+       StatusCode::kInvalidArgument,
        {"static_one", "dimension 1", "4", "3"}},
   };
 }

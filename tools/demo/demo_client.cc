@@ -167,7 +167,8 @@ int show_errors(Client& client, const Arguments& arguments) {
   const Result<Model> missing = client.open("brt");
   const std::vector<Mistake> mistakes = {
       {"513 tokens", StatusCode::kOutOfRange, send_unchecked(*model, {tokens(513), tokens(513)})},
-      {"no tokens at all", StatusCode::kOutOfRange, send_unchecked(*model, {tokens(0), tokens(0)})},
+      {"no tokens at all", StatusCode::kInvalidArgument,
+       send_unchecked(*model, {tokens(0), tokens(0)})},
       {"token ids as float32", StatusCode::kInvalidArgument,
        send_unchecked(*model, {{DType::kFloat32, {1, 8}}, tokens(8)})},
       {"a mask of rank 1", StatusCode::kInvalidArgument,
