@@ -54,9 +54,10 @@ void futex_wake(const std::atomic<std::uint32_t>& word, int count) {
 
 bool has_futex_wait_any() {
   static const bool present = [] {
-    // With no words the call fails with EINVAL where it exists and ENOSYS where it does not.
+    // With no words the call fails with EINVAL where it exists, and otherwise (ENOSYS; EPERM under
+    // a system call filter) where it does not.
     return ::syscall(SYS_futex_waitv, nullptr, 0, 0, nullptr, CLOCK_MONOTONIC) < 0 &&
-           errno != ENOSYS;
+           errno == EINVAL;
   }();
   return present;
 }

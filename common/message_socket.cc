@@ -74,7 +74,10 @@ Result<ReceivedMessage> receive_message(int socket, std::size_t max_fds) {
       message.fds.emplace_back(fd);
     }
   }
-  if ((header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0 || message.fds.size() > max_fds) {
+  message.lost_fds = (header.msg_flags & MSG_CTRUNC) != 0;
+  const std::size_t brought = message.fds.size() + (message.lost_fds ? 1 : 0);
+  if ((header.msg_flags & MSG_TRUNC) != 0 || message.fds.size() > max_fds ||
+      (max_fds == 0 && brought > 0)) {
     return error(StatusCode::kInvalidArgument,
                  "a message is larger, or carries more descriptors, than the protocol allows");
   }

@@ -22,6 +22,8 @@ inline constexpr std::size_t kMaxPacketFds = 8;
 struct ReceivedMessage {
   std::vector<std::byte> bytes;
   std::vector<UniqueFd> fds;
+  // Some descriptors could not be received: this process has as many open as it may.
+  bool lost_fds = false;
 };
 
 // Sends one packet. WOULD_BLOCK when the peer's queue is full (nothing was sent), UNAVAILABLE when
@@ -29,8 +31,8 @@ struct ReceivedMessage {
 Status send_message(int socket, std::span<const std::byte> bytes, std::span<const int> fds = {});
 
 // Receives one packet with its descriptors (close-on-exec). WOULD_BLOCK when there is none,
-// UNAVAILABLE at the end of the connection, INVALID_ARGUMENT when the packet or its descriptors
-// were cut off (everything received is closed) or it has more descriptors than `max_fds`.
+// UNAVAILABLE at the end of the connection, INVALID_ARGUMENT when the packet was cut off or brought
+// more descriptors than `max_fds` (everything received is closed).
 Result<ReceivedMessage> receive_message(int socket, std::size_t max_fds = kMaxPacketFds);
 
 // A connected pair, close-on-exec and non-blocking. `type` is SOCK_SEQPACKET or SOCK_STREAM.

@@ -1,6 +1,7 @@
 #include "common/message_socket.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -80,6 +81,22 @@ TEST_F(MessageSocketTest, unwanted_descriptors_are_closed) {
   ASSERT_TRUE(send_message(pair_.first.get(), bytes_of(1, 1), sent).ok());
   EXPECT_EQ(receive_message(pair_.second.get(), 0).error().code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(open_descriptors(), before);
+}
+
+TEST_F(MessageSocketTest, descriptors_that_found_no_room_are_told_and_the_message_survives) {
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const int sent[] = {pair_.first.get(), pair_.first.get()};
+  ASSERT_TRUE(send_message(pair_.first.get(), bytes_of(7, 1), sent).ok());
+  rlimit none = before;
+  none.rlim_cur = 0;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  const Result<ReceivedMessage> received = receive_message(pair_.second.get());
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  ASSERT_TRUE(received) << received.error().to_string();
+  EXPECT_EQ(received->bytes, bytes_of(7, 1));
+  EXPECT_TRUE(received->fds.empty());
+  EXPECT_TRUE(received->lost_fds);
 }
 
 TEST_F(MessageSocketTest, a_full_queue_would_block_and_loses_nothing) {

@@ -265,18 +265,21 @@ Status check_inputs(const ModelDescription& model, std::span<const TensorSignatu
     }
     for (std::size_t d = 0; d < accepted.size(); ++d) {
       const std::int64_t size = input.shape[d];
-      const std::string where = input_text(model, i) + ", dimension " + std::to_string(d) +
-                                ": size " + std::to_string(size);
+      // Built for an error only: a request that fits allocates nothing here.
+      const auto where = [&] {
+        return input_text(model, i) + ", dimension " + std::to_string(d) + ": size " +
+               std::to_string(size);
+      };
       if (accepted[d].min == accepted[d].max && size != accepted[d].max) {
         return Status(StatusCode::kInvalidArgument,
-                      where + " where " + std::to_string(accepted[d].max) + " is expected");
+                      where() + " where " + std::to_string(accepted[d].max) + " is expected");
       }
       if (size > accepted[d].max) {
-        return Status(StatusCode::kOutOfRange,
-                      where + " is above the largest bucket's " + std::to_string(accepted[d].max));
+        return Status(StatusCode::kOutOfRange, where() + " is above the largest bucket's " +
+                                                   std::to_string(accepted[d].max));
       }
       if (size < accepted[d].min) {
-        return Status(StatusCode::kInvalidArgument, where + " is below the least accepted, " +
+        return Status(StatusCode::kInvalidArgument, where() + " is below the least accepted, " +
                                                         std::to_string(accepted[d].min) +
                                                         (size == 0 ? " (the input is empty)" : ""));
       }
