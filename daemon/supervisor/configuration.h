@@ -25,10 +25,10 @@ struct SocketConfiguration {
 
 // Names are resolved to ids when the file is read.
 struct AccessConfiguration {
-  std::vector<uid_t> users;  // with `groups` empty too: whoever can open the socket
-  std::vector<gid_t> groups;
-  std::vector<uid_t> admin_users;  // besides root and the daemon's own user
-  std::vector<gid_t> admin_groups;
+  std::vector<uid_t> users = {};  // with `groups` empty too: whoever can open the socket
+  std::vector<gid_t> groups = {};
+  std::vector<uid_t> admin_users = {};  // besides root and the daemon's own user
+  std::vector<gid_t> admin_groups = {};
 };
 
 struct WorkerConfiguration {

@@ -84,7 +84,7 @@ TEST_P(BadConfiguration, is_refused_with_its_position) {
 INSTANTIATE_TEST_SUITE_P(
     All, BadConfiguration,
     ::testing::Values(
-        Bad{"a: b: c", "f.yaml:1:5: not YAML"}, Bad{"socket: [", "f.yaml:1:10: not YAML"},
+        Bad{"a: b: c", "f.yaml:1:5: not YAML"}, Bad{"socket: [\n  a: }", "f.yaml:2:6: not YAML"},
         Bad{"- a", "f.yaml:1:1: the configuration must be a mapping of keys to values, not a list"},
         Bad{"modles: []", "f.yaml:1:1: unknown key 'modles'; known here: access, artifact_roots"},
         Bad{"socket:\n  pth: /x", "f.yaml:2:3: unknown key 'socket.pth'; known here: mode, path"},

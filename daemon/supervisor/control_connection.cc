@@ -57,7 +57,7 @@ void ControlConnection::await_hello() {
   hello_timer_.expires_after(kHelloTimeout);
   hello_timer_.async_wait([weak = weak_from_this()](boost::system::error_code failure) {
     const std::shared_ptr<ControlConnection> self = weak.lock();
-    if (self && !failure && !self->greeted_) self->close("it sent no Hello");
+    if (self && !failure && !self->greeted_) self->close("the client sent no Hello");
   });
 }
 
@@ -82,8 +82,8 @@ void ControlConnection::receive_some() {
     const Result<ReceivedMessage> message = receive_message(socket_.native_handle(), 0);
     if (!message) {
       if (message.error().code() == StatusCode::kWouldBlock) break;
-      if (message.error().code() == StatusCode::kUnavailable) return close("it ended");
-      return close("it broke the protocol: " + message.error().message());
+      if (message.error().code() == StatusCode::kUnavailable) return close(kPeerEnded);
+      return close("the client broke the protocol: " + message.error().message());
     }
     handle(message->bytes);
   }
@@ -93,15 +93,15 @@ void ControlConnection::receive_some() {
 void ControlConnection::handle(std::span<const std::byte> bytes) {
   flatbuffers::Verifier verifier(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
   if (!wire::VerifyMessageBuffer(verifier)) {
-    return close("it broke the protocol: a message does not verify");
+    return close("the client broke the protocol: a message does not verify");
   }
   const wire::Message& message = *wire::GetMessage(bytes.data());
   if (message.request_id() == 0 || message.body() == nullptr) {
-    return close("it broke the protocol: a request without id or body");
+    return close("the client broke the protocol: a request without id or body");
   }
   const bool is_hello = message.body_type() == wire::Body::Hello;
   if (is_hello == greeted_) {
-    return close(std::string("it broke the protocol: ") +
+    return close(std::string("the client broke the protocol: ") +
                  (greeted_ ? "a second Hello" : "a request before Hello"));
   }
   greeted_ = true;
@@ -113,7 +113,7 @@ void ControlConnection::send(std::vector<std::byte> bytes, std::vector<UniqueFd>
   if (!is_open()) return;
   if (queue_.size() >= kMaxQueuedMessages ||
       queued_bytes_ + queued_size(bytes.size()) > kMaxQueuedBytes) {
-    return close("it does not read its answers");
+    return close("the client does not read its answers");
   }
   queued_bytes_ += queued_size(bytes.size());
   queue_.push_back({std::move(bytes), std::move(fds)});
@@ -129,7 +129,7 @@ void ControlConnection::send_some() {
     if (status.code() == StatusCode::kWouldBlock) return wait_writable();
     queued_bytes_ -= queued_size(next.bytes.size());
     queue_.pop_front();
-    if (!status.ok()) return close("it cannot be written to: " + status.message());
+    if (!status.ok()) return close("the client cannot be written to: " + status.message());
   }
 }
 

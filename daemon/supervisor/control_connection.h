@@ -28,6 +28,9 @@ namespace bucketd::supervisor {
 
 class ControlConnection : public std::enable_shared_from_this<ControlConnection> {
  public:
+  // The reason of on_end() when the client closed it, as it should.
+  static constexpr const char* kPeerEnded = "the client ended it";
+
   class Handler {
    public:
     virtual ~Handler() = default;

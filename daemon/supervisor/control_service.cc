@@ -26,11 +26,13 @@ std::string text(const flatbuffers::String* string) {
 }  // namespace
 
 ControlService::ControlService(asio::io_context& context, Daemon& daemon, ModelRegistry& registry,
-                               ChannelBroker& broker, CrashAccounts& crash_accounts)
+                               ChannelBroker& broker, SessionTable& sessions,
+                               CrashAccounts& crash_accounts)
     : context_(context),
       daemon_(daemon),
       registry_(registry),
       broker_(broker),
+      sessions_(sessions),
       crash_accounts_(crash_accounts) {}
 
 void ControlService::handle(ControlConnection& connection, const wire::Message& message) {
@@ -50,6 +52,10 @@ void ControlService::handle(ControlConnection& connection, const wire::Message& 
           broker_.close_lane(connection.id(), request.channel_id(), request.lane_id(), slot_of());
       return connection.send(status.ok() ? ok_message(id) : error_message(id, status));
     }
+    case wire::Body::OpenSession:
+      return open_session(connection, id, *message.body_as_OpenSession());
+    case wire::Body::CloseSession:
+      return close_session(connection, id, text(message.body_as_CloseSession()->session_id()));
     case wire::Body::GetStatus:
       return report_status(connection, id);
     case wire::Body::LoadModel:
@@ -78,7 +84,7 @@ void ControlService::hello(ControlConnection& connection, std::uint64_t request_
                "this daemon (bucketd " + std::string(kVersion) + ") speaks protocol version " +
                    std::to_string(kProtocolMajor) + ", the client version " +
                    std::to_string(hello.major()) + "; install a client of the same version")));
-    return connection.close("it speaks protocol version " + std::to_string(hello.major()));
+    return connection.close("the client speaks protocol version " + std::to_string(hello.major()));
   }
   connection.send(control_message(request_id, [&](flatbuffers::FlatBufferBuilder& builder) {
     return wire::CreateWelcome(builder, kProtocolMajor, kProtocolMinor,
@@ -358,6 +364,52 @@ void ControlService::unload_model(ControlConnection& connection, std::uint64_t r
   find(id)->model_id = (*generation)->model_id;
 }
 
+void ControlService::open_session(ControlConnection& connection, std::uint64_t request_id,
+                                  const wire::OpenSession& request) {
+  const std::string model = text(request.model());
+  const std::string session_id = text(request.session_id());
+  const auto opened = [weak = connection.weak_from_this(), request_id](Result<SessionOffer> offer) {
+    const std::shared_ptr<ControlConnection> asker = weak.lock();
+    if (asker == nullptr) return;
+    asker->send(offer ? control_message(request_id,
+                                        [&](flatbuffers::FlatBufferBuilder& builder) {
+                                          return wire::CreateSessionOpened(
+                                              builder, builder.CreateString(offer->id),
+                                              offer->handle);
+                                        })
+                      : error_message(request_id, offer.error()));
+  };
+  if (daemon_.is_draining()) {
+    return opened(error(StatusCode::kUnavailable, "the daemon is draining"));
+  }
+  const uid_t uid = connection.peer().uid;
+  if (!session_id.empty()) {
+    return sessions_.resume(connection.id(), uid, session_id, model, opened);
+  }
+  const ModelRecord* record = registry_.find(model);
+  if (record == nullptr) return opened(error(registry_.not_found(model)));
+  if (Status refused = crash_accounts_.check(uid, model, Clock::now()); !refused.ok()) {
+    return opened(error(std::move(refused)));
+  }
+  if (record->state != ModelState::kReady) {
+    return opened(error(record->state == ModelState::kLoading ? StatusCode::kUnavailable
+                                                              : StatusCode::kFailedPrecondition,
+                        "model '" + model + "' is not ready"));
+  }
+  sessions_.open(connection.id(), uid, record->serving, opened);
+}
+
+void ControlService::close_session(ControlConnection& connection, std::uint64_t request_id,
+                                   const std::string& session_id) {
+  sessions_.close(
+      connection.peer().uid, session_id,
+      [weak = connection.weak_from_this(), request_id](const Status& status) {
+        const std::shared_ptr<ControlConnection> asker = weak.lock();
+        if (asker == nullptr) return;
+        asker->send(status.ok() ? ok_message(request_id) : error_message(request_id, status));
+      });
+}
+
 void ControlService::report_status(ControlConnection& connection, std::uint64_t request_id) {
   connection.send(control_message(request_id, [&](flatbuffers::FlatBufferBuilder& builder) {
     std::vector<flatbuffers::Offset<wire::WorkerReport>> workers;
@@ -378,8 +430,9 @@ void ControlService::report_status(ControlConnection& connection, std::uint64_t 
                                     static_cast<std::uint64_t>(daemon_.uptime().count()),
                                     static_cast<std::uint32_t>(daemon_.connection_count()),
                                     static_cast<std::uint32_t>(broker_.channel_count()),
-                                    static_cast<std::uint32_t>(broker_.lane_count()), 0,
-                                    worker_vector, model_vector);
+                                    static_cast<std::uint32_t>(broker_.lane_count()),
+                                    static_cast<std::uint32_t>(sessions_.count()), worker_vector,
+                                    model_vector);
   }));
 }
 

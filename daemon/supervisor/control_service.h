@@ -22,6 +22,7 @@
 #include "daemon/supervisor/control_connection.h"
 #include "daemon/supervisor/crash_accounts.h"
 #include "daemon/supervisor/model_registry.h"
+#include "daemon/supervisor/session_table.h"
 
 namespace bucketd::supervisor {
 
@@ -44,7 +45,7 @@ class ControlService {
   };
 
   ControlService(asio::io_context& context, Daemon& daemon, ModelRegistry& registry,
-                 ChannelBroker& broker, CrashAccounts& crash_accounts);
+                 ChannelBroker& broker, SessionTable& sessions, CrashAccounts& crash_accounts);
 
   void handle(ControlConnection& connection, const wire::Message& message);
   void connection_ended(std::uint64_t connection_id);
@@ -79,6 +80,10 @@ class ControlService {
                   const wire::LoadModel& request);
   void unload_model(ControlConnection& connection, std::uint64_t request_id,
                     const std::string& model);
+  void open_session(ControlConnection& connection, std::uint64_t request_id,
+                    const wire::OpenSession& request);
+  void close_session(ControlConnection& connection, std::uint64_t request_id,
+                     const std::string& session_id);
   void report_status(ControlConnection& connection, std::uint64_t request_id);
 
   Pending* find(std::uint64_t pending_id);
@@ -102,6 +107,7 @@ class ControlService {
   Daemon& daemon_;
   ModelRegistry& registry_;
   ChannelBroker& broker_;
+  SessionTable& sessions_;
   CrashAccounts& crash_accounts_;
   std::map<std::uint64_t, Pending> pending_;
   std::uint64_t next_pending_id_ = 1;

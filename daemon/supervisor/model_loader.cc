@@ -274,9 +274,11 @@ void ModelLoader::worker_died(WorkerSlot& slot, const WorkerDeath& death) {
   queue.timer.reset();
   const GenerationPtr generation = std::exchange(queue.loading, nullptr);
   if (generation == nullptr) return;
-  const bool page_says_so = death.loading_model_id == generation->model_id + 1;
-  const bool nothing_else = death.executing.empty() && death.loading_model_id == 0;
-  if (!death.by_supervisor && (queue.timed_out || page_says_so || nothing_else)) {
+  // With nothing executing the load is the only suspect, whatever the page says. If something was
+  // executing and nobody is known to have done it, the load gets one more chance.
+  const bool is_suspect = !death.by_supervisor && !has_culprit(death);
+  const bool is_culprit = is_suspect && (queue.timed_out || death.executing.empty());
+  if (is_culprit || (is_suspect && ++generation->deaths_while_loading > 1)) {
     const Status reason(StatusCode::kFailedPrecondition,
                         model_text(*generation) +
                             " is quarantined: while it was being loaded, worker " +

@@ -42,8 +42,8 @@ enum class ModelState : std::uint8_t {
 };
 
 struct ModelSpec {
-  std::string name;  // empty: the artifact's own
-  std::string path;
+  std::string name = {};  // empty: the artifact's own
+  std::string path = {};
   std::uint32_t worker = 0;
   std::chrono::milliseconds execution_limit{60000};
   std::uint32_t slots = 0;
@@ -59,7 +59,8 @@ struct Generation {
   bool has_own_name = false;  // `name` is not provisional
   OpenedArtifact artifact;    // the loader's; kept for loading it again after a worker's death
   std::optional<ModelDescription> description;
-  bool is_on_worker = false;  // loaded by the present incarnation of its worker
+  std::uint32_t deaths_while_loading = 0;  // of its worker, of which others are suspected too
+  bool is_on_worker = false;               // loaded by the present incarnation of its worker
 };
 using GenerationPtr = std::shared_ptr<Generation>;
 

@@ -8,7 +8,8 @@
 
 namespace bucketd::supervisor {
 
-// Each does nothing when no service manager listens.
+// Each does nothing when no service manager listens. notify_ready() waits until the message is
+// taken, the others are lost when the service manager's queue is full.
 void notify_ready();
 void notify_stopping();
 void notify_status(const std::string& text);

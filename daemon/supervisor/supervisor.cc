@@ -7,7 +7,7 @@
 
 #include <algorithm>
 #include <csignal>
-#include <numeric>
+#include <utility>
 
 #include "common/wire/model_wire.h"
 #include "daemon/supervisor/control_message.h"
@@ -47,7 +47,8 @@ Supervisor::Supervisor(Configuration configuration, std::string executable)
       accounts_(configuration_.limits),
       crash_accounts_(configuration_.crash),
       broker_(configuration_.limits, accounts_),
-      service_(context_, *this, registry_, broker_, crash_accounts_),
+      sessions_(context_, configuration_.limits, accounts_, slot_of()),
+      service_(context_, *this, registry_, broker_, sessions_, crash_accounts_),
       loader_(context_, configuration_, *this) {
   for (std::uint32_t i = 0; i < configuration_.workers.size(); ++i) {
     slots_.push_back(std::make_unique<WorkerSlot>(context_, i, configuration_.workers[i],
@@ -132,16 +133,17 @@ void Supervisor::on_request(ControlConnection& connection, const wire::Message& 
 void Supervisor::on_end(ControlConnection& connection, const std::string& reason) {
   const auto found = connections_.find(connection.id());
   if (found == connections_.end()) return;  // refused
-  spdlog::debug("the connection of {} is over: {}", connection.description(), reason);
+  spdlog::log(reason == ControlConnection::kPeerEnded ? spdlog::level::debug : spdlog::level::warn,
+              "the connection of {} is over: {}", connection.description(), reason);
   service_.connection_ended(connection.id());
   broker_.connection_ended(connection.id(), slot_of());
+  sessions_.connection_ended(connection.id());
   connections_.erase(found);
 }
 
 void Supervisor::end_connection(std::uint64_t connection_id, const std::string& reason) {
   const auto found = connections_.find(connection_id);
   if (found == connections_.end()) return;
-  spdlog::warn("the connection of {} is closed: {}", found->second.control->description(), reason);
   found->second.control->close(reason);
 }
 
@@ -233,8 +235,9 @@ Result<GenerationPtr> Supervisor::unload_model(const std::string& name) {
   crash_accounts_.forget(name);
   if (*unloading != nullptr) {
     ask_to_unload(*unloading);
-  } else if (serving != nullptr) {
-    loader_.cancel(serving->model_id);
+  } else {
+    if (serving != nullptr) loader_.cancel(serving->model_id);
+    sessions_changed(name);
   }
   changed();
   return unloading;
@@ -257,8 +260,18 @@ void Supervisor::ask_to_unload(const GenerationPtr& generation) {
 void Supervisor::generation_unloaded(const GenerationPtr& generation) {
   tell_lanes_closed(broker_.model_unloaded(generation->model_id));
   registry_.unloaded(generation->model_id);
+  sessions_changed(generation->name);
   service_.model_finished(generation->model_id, Status());
   changed();
+}
+
+void Supervisor::sessions_changed(const std::string& model) {
+  const ModelRecord* record = registry_.find(model);
+  const bool is_gone = record == nullptr || record->serving == nullptr;
+  if (!is_gone && !record->serving->is_on_worker) return;  // until its worker has it again
+  sessions_.model_changed(model, is_gone ? nullptr : record->serving, [&](std::uint32_t model_id) {
+    return registry_.generation(model_id) != nullptr;
+  });
 }
 
 void Supervisor::model_loaded(const GenerationPtr& generation, ModelDescription description) {
@@ -273,6 +286,7 @@ void Supervisor::model_loaded(const GenerationPtr& generation, ModelDescription 
                generation->number, generation->spec.worker);
   if (success->is_first) crash_accounts_.forget(generation->name);
   if (success->replaced != nullptr) ask_to_unload(success->replaced);
+  sessions_changed(generation->name);  // before lanes: their requests name sessions
   service_.model_finished(generation->model_id, Status());
   changed();
 }
@@ -305,8 +319,9 @@ void Supervisor::changed() {
     notify_ready();
     spdlog::info("ready: {} of {} models serve", ready, registry_.models().size());
   }
-  notify_status(std::to_string(ready) + " of " + std::to_string(registry_.models().size()) +
-                " models serve, " + std::to_string(connections_.size()) + " connections");
+  const std::string text =
+      std::to_string(ready) + " of " + std::to_string(registry_.models().size()) + " models serve";
+  if (std::exchange(status_told_, text) != text) notify_status(text);
 }
 
 // --- workers ---
@@ -352,6 +367,7 @@ void Supervisor::worker_died(WorkerSlot& slot, const WorkerDeath& raw_death) {
   }
   tell_channels_closed(ends, Status(StatusCode::kUnavailable, subject + " " + text));
   charge_death(slot, death, ends);
+  sessions_.worker_died(slot.id(), ends);
   loader_.worker_died(slot, death);
   std::vector<GenerationPtr> unloading;
   for (const auto& [name, record] : registry_.models()) {
@@ -363,6 +379,7 @@ void Supervisor::worker_died(WorkerSlot& slot, const WorkerDeath& raw_death) {
     loader_.load(generation);
   }
   for (const GenerationPtr& generation : unloading) {
+    sessions_changed(generation->name);
     service_.model_finished(generation->model_id, Status());
   }
   changed();
@@ -373,14 +390,13 @@ void Supervisor::worker_died(WorkerSlot& slot, const WorkerDeath& raw_death) {
 void Supervisor::charge_death(const WorkerSlot& slot, const WorkerDeath& death,
                               const std::vector<ChannelEnd>& ends) {
   if (death.by_supervisor) return;
-  const bool is_known = std::any_of(death.executing.begin(), death.executing.end(),
-                                    [](const auto& request) { return request.is_culprit; });
+  const bool is_known = has_culprit(death);
+  const std::uint32_t shares = suspect_count(death);
   for (const ChannelEnd& end : ends) {
     for (const ExecutingAtDeath& request : end.executing) {
       if (is_known && !request.is_culprit) continue;
       const GenerationPtr generation = registry_.generation(request.model_id);
       if (generation == nullptr) continue;
-      const auto shares = is_known ? 1u : static_cast<std::uint32_t>(death.executing.size());
       crash_accounts_.charge(end.uid, generation->name, shares, Clock::now());
       spdlog::warn("{} of the death of worker {} is charged to uid {} on model '{}'",
                    shares == 1 ? "all" : "1/" + std::to_string(shares), slot.id(), end.uid,
@@ -394,9 +410,9 @@ void Supervisor::worker_event(WorkerSlot& slot, const link::Message& message) {
     const auto connection_id = broker_.connection_of(slot, violation->channel_id());
     if (!connection_id) return;
     end_connection(*connection_id,
-                   "it broke the channel's rules: " + (violation->reason() != nullptr
-                                                           ? violation->reason()->str()
-                                                           : std::string("no reason given")));
+                   "the client broke the channel's rules: " +
+                       (violation->reason() != nullptr ? violation->reason()->str()
+                                                       : std::string("no reason given")));
   } else if (const link::LaneClosed* lane = message.body_as_LaneClosed()) {
     tell_lanes_closed(broker_.ended_by_worker(slot, lane->channel_id(), lane->lane_id()));
   } else if (const link::ChannelClosed* channel = message.body_as_ChannelClosed()) {

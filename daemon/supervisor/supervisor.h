@@ -22,6 +22,7 @@
 #include "daemon/supervisor/listener.h"
 #include "daemon/supervisor/model_loader.h"
 #include "daemon/supervisor/model_registry.h"
+#include "daemon/supervisor/session_table.h"
 #include "daemon/supervisor/user_accounts.h"
 #include "daemon/supervisor/worker_slot.h"
 
@@ -83,6 +84,7 @@ class Supervisor : private WorkerSlot::Observer,
   void finish();
   void stop_if_all_dead();
   SlotLookup slot_of();
+  void sessions_changed(const std::string& model);
 
   const Configuration configuration_;
   const AccessPolicy access_;
@@ -96,6 +98,7 @@ class Supervisor : private WorkerSlot::Observer,
   CrashAccounts crash_accounts_;
   ModelRegistry registry_;
   ChannelBroker broker_;
+  SessionTable sessions_;
   ControlService service_;
   struct Connection {
     std::shared_ptr<ControlConnection> control;
@@ -107,6 +110,7 @@ class Supervisor : private WorkerSlot::Observer,
   std::uint64_t next_connection_id_ = 1;
   std::uint64_t next_incarnation_ = 1;
   bool ready_told_ = false;
+  std::string status_told_;
   bool draining_ = false;
   bool finishing_ = false;
   std::size_t undrained_ = 0;

@@ -32,7 +32,19 @@ struct WorkerDeath {
 // si_status of waitid(2).
 std::string describe_exit(int code, int status);
 
-// What the page of a dead worker tells about executors; those beyond kMaxExecutors do not exist.
-std::vector<ExecutingAtDeath> read_executing(const WorkerStatus& page);
+// What the page of a dead worker tells: `executing`, `loading_model_id`. An executor is a culprit
+// if its thread is known to have faulted, or if nothing else was going on, neither on another
+// executor nor in loading a model.
+void read_status_page(const WorkerStatus& page, WorkerDeath& death);
+
+// Names executor `executor` as the only culprit: it was found hanging.
+void blame(std::uint32_t executor, WorkerDeath& death);
+
+// Whether a culprit is known.
+bool has_culprit(const WorkerDeath& death);
+
+// How many could have caused the death: 1 when a culprit is known, else everything that was going
+// on.
+std::uint32_t suspect_count(const WorkerDeath& death);
 
 }  // namespace bucketd::supervisor

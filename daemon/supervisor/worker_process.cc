@@ -222,13 +222,8 @@ void WorkerProcess::reap() {
   WorkerDeath death;
   death.cause = kill_reason_.empty() ? describe_exit(info.si_code, info.si_status) : kill_reason_;
   death.by_supervisor = killed_by_supervisor_;
-  death.loading_model_id = status_page().loading.load(std::memory_order_acquire);
-  death.executing = read_executing(status_page());
-  if (blamed_executor_) {
-    for (ExecutingAtDeath& request : death.executing) {
-      request.is_culprit = request.executor == *blamed_executor_;
-    }
-  }
+  read_status_page(status_page(), death);
+  if (blamed_executor_) blame(*blamed_executor_, death);
   callbacks_.on_death(death);
   std::map<std::uint64_t, Answer> unanswered;
   unanswered.swap(answers_);

@@ -63,7 +63,9 @@ class WorkerSlot {
   WorkerLaunch launch(link::WorkerMode mode);
   // The present incarnation, ready or not; null while there is none.
   WorkerProcess* process() { return process_.get(); }
-  bool is_ready() const { return process_ != nullptr && process_->is_ready(); }
+  bool is_ready() const {
+    return process_ != nullptr && process_->is_alive() && process_->is_ready();
+  }
   std::uint64_t incarnation() const { return process_ == nullptr ? 0 : process_->incarnation(); }
   // Deaths in a row of incarnations that never became ready.
   std::uint32_t failed_starts() const { return failed_starts_; }

@@ -58,11 +58,11 @@ void TestSupervisor::write_artifact(const std::string& name, const std::string& 
   std::filesystem::rename(fresh, path);
 }
 
-void TestSupervisor::start(const std::string& yaml) {
+void TestSupervisor::start(const std::string& yaml, const std::filesystem::path& worker) {
   const std::filesystem::path config = folder_ / "bucketd.yaml";
   std::ofstream(config) << "socket: {path: " << socket_path() << ", mode: \"0666\"}\n"
                         << "artifact_roots: [" << (folder_ / "models").string() << "]\n"
-                        << "worker_executable: " << BUCKETD_FAKE_WORKER << "\n"
+                        << "worker_executable: " << worker.string() << "\n"
                         << yaml;
   const std::string log_path = folder_ / "log";
   const std::string notify = "NOTIFY_SOCKET=" + (folder_ / "notify").string();

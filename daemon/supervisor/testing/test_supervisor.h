@@ -22,7 +22,7 @@ class TestSupervisor {
   // Writes models/NAME with these lines; see fake_worker.cc.
   void write_artifact(const std::string& name, const std::string& lines);
   // Starts the daemon with `yaml` appended to socket, roots and worker_executable.
-  void start(const std::string& yaml);
+  void start(const std::string& yaml, const std::filesystem::path& worker = BUCKETD_FAKE_WORKER);
   // Waits until it says READY=1; fails the test when it does not.
   void wait_ready();
 
