@@ -116,6 +116,9 @@ void Request::set_priority(std::uint8_t priority) { request_->priority = priorit
 bool Request::is_padded() const { return request_->plan != nullptr; }
 
 Result<Future> Request::submit() && {
+  if (request_ == nullptr) {
+    return error(StatusCode::kFailedPrecondition, "the request was submitted already");
+  }
   InFlightHandle request = std::move(request_);
   while (true) {
     Lane& lane = *request->lane;
@@ -137,7 +140,7 @@ Result<Future> Request::submit() && {
 }
 
 Result<Reply> Request::run() && {
-  const Deadline deadline = request_->deadline;
+  const Deadline deadline = request_ == nullptr ? std::nullopt : request_->deadline;
   Result<Future> future = std::move(*this).submit();
   if (!future) return error(future.error());
   return future->wait(deadline);
@@ -154,7 +157,9 @@ bool Future::ready() {
 }
 
 Result<Reply> Future::wait(Deadline deadline) {
-  assert(request_ != nullptr);
+  if (request_ == nullptr) {
+    return error(StatusCode::kFailedPrecondition, "the answer of this future was taken already");
+  }
   if (!request_->lane->channel().wait(*request_, deadline)) {
     return error(StatusCode::kDeadlineExceeded,
                  "model '" + request_->lane->model().name + "': no answer by the deadline");

@@ -71,6 +71,17 @@ TEST_P(RequestTest, times_and_bucket_come_with_the_reply) {
   EXPECT_EQ(reply.execute_time(), std::chrono::nanoseconds(2000));
 }
 
+TEST_P(RequestTest, what_was_moved_from_answers_with_an_error) {
+  Client client = connect();
+  Model model = get(client.open("echo"));
+  Request request = get(echo_request(model, 1, 3));
+  Future future = get(std::move(request).submit());
+  EXPECT_EQ(status_of(std::move(request).submit()).code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(status_of(std::move(request).run()).code(), StatusCode::kFailedPrecondition);
+  get(future.wait(patience()));
+  EXPECT_EQ(status_of(future.wait(patience())).code(), StatusCode::kFailedPrecondition);
+}
+
 TEST_P(RequestTest, many_in_flight_are_answered_in_any_order) {
   Client client = connect();
   Model model = get(client.open("echo"));
