@@ -35,6 +35,7 @@ TEST(RequestRunner, answers_a_raw_request_padded_run_and_cropped) {
   const std::optional<TestAnswer> answer = client->lane->wait();
   ASSERT_TRUE(answer.has_value());
   ASSERT_EQ(answer->status(), StatusCode::kOk) << answer->message;
+  ASSERT_TRUE(serving.wait_until_idle());
   EXPECT_THAT(seen, ElementsAre(1, 2, 3, 4, 5, 9, 9, 9));
   EXPECT_EQ(answer->entry.user_data, 77u);
   EXPECT_EQ(answer->entry.slot, 2u);
@@ -188,11 +189,12 @@ TEST(RequestRunner, makes_bools_0_or_1_before_an_operator_sees_them) {
   testing::TestTensor wild{DType::kBool, Shape{1, 3}, {std::byte{255}, std::byte{0}, std::byte{2}}};
   client->lane->submit(0, 1, wild);
   ASSERT_EQ(client->lane->wait()->status(), StatusCode::kOk);
+  ASSERT_TRUE(serving.wait_until_idle());
   EXPECT_THAT(seen, ElementsAre(1, 0, 1, 1));
 }
 
 TEST(RequestRunner, drops_a_request_whose_deadline_has_passed) {
-  bool ran = false;
+  std::atomic<bool> ran = false;
   Serving serving;
   const auto client = serving.connect(serving.add_model(pad_model("m", {8}), [&](const auto&) {
     ran = true;
@@ -204,6 +206,7 @@ TEST(RequestRunner, drops_a_request_whose_deadline_has_passed) {
   const std::optional<TestAnswer> answer = client->lane->wait();
   EXPECT_EQ(answer->status(), StatusCode::kDeadlineExceeded);
   EXPECT_THAT(answer->message, HasSubstr("model 'm': the deadline passed"));
+  ASSERT_TRUE(serving.wait_until_idle());
   EXPECT_FALSE(ran);
   entry.deadline_ns = monotonic_ns() + 60'000'000'000;
   client->lane->submit(0, 2, tensor<std::int64_t>({1, 1}, {1}), entry);
@@ -274,6 +277,7 @@ TEST(RequestRunner, gives_a_session_its_state_and_refuses_requests_without_one) 
     client->lane->submit(0, 3, input, entry);
     EXPECT_EQ(client->lane->wait()->status(), StatusCode::kOk);
   }
+  ASSERT_TRUE(serving.wait_until_idle());
   EXPECT_EQ(memory->at(0), std::byte{3});
 
   // Another connection does not get at it.
@@ -302,6 +306,7 @@ TEST(RequestRunner, refuses_a_session_of_another_model) {
     const TestAnswer answer = *client->lane->wait();
     EXPECT_EQ(answer.status(), StatusCode::kInvalidArgument);
     EXPECT_THAT(answer.message, HasSubstr(text));
+    ASSERT_TRUE(serving.wait_until_idle());
     EXPECT_EQ(memory[0], std::byte{0});
   }
 }

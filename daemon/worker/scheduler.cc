@@ -39,6 +39,14 @@ Scheduler::Scheduler(const Options& options, const EventFd* control, ViolationSi
       on_violation_(std::move(on_violation)),
       doorbells_(std::move(doorbells)) {}
 
+Scheduler::~Scheduler() {
+  // Lanes hold their channels, and these their lanes.
+  for (const auto& [id, channel] : channels_) {
+    drop_all(*channel);
+    channel->scheduling.lanes.clear();
+  }
+}
+
 // --- taking and picking ---
 
 void Scheduler::enqueue(Lane& lane, const SubmissionEntry& entry, std::uint64_t now_ns) {

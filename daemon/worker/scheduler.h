@@ -49,6 +49,8 @@ class Scheduler {
   // outlives the scheduler.
   static Result<std::unique_ptr<Scheduler>> make(const Options& options, const EventFd* control,
                                                  ViolationSink on_violation);
+  // The executors have ended.
+  ~Scheduler();
 
   // --- executors ---
 

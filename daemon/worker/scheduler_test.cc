@@ -26,8 +26,9 @@ const testing::TestTensor kInput = tensor<std::int64_t>({1, 2}, {1, 2});
 
 // A model whose executions stop at `gate` and note the first element of their input.
 struct GatedModel {
-  explicit GatedModel(Serving& serving)
-      : model(serving.add_model(pad_model("m", {4}),
+  explicit GatedModel(Serving& owner)
+      : serving(owner),
+        model(serving.add_model(pad_model("m", {4}),
                                 [this](const testing::FakeModel::Execution& execution) {
                                   std::int64_t first = 0;
                                   std::memcpy(&first, execution.inputs[0].data, sizeof(first));
@@ -39,10 +40,15 @@ struct GatedModel {
                                   gate.pass();
                                   return Status();
                                 })) {}
+  ~GatedModel() {
+    gate.open();
+    serving.stop();
+  }
   std::vector<std::int64_t> ran() {
     const std::lock_guard lock(mutex);
     return order;
   }
+  Serving& serving;
   std::mutex mutex;
   std::vector<std::int64_t> order;
   std::set<std::size_t> executors;
@@ -132,7 +138,10 @@ TEST(Scheduler, uses_as_many_executors_as_there_is_work) {
   // Nobody gets through before all four are in.
   ASSERT_TRUE(gated.gate.wait_for_visitors(4));
   EXPECT_EQ(gated.gate.visitors(), 4);
-  EXPECT_EQ(gated.executors.size(), 4u);
+  {
+    const std::lock_guard lock(gated.mutex);
+    EXPECT_EQ(gated.executors.size(), 4u);
+  }
   gated.gate.open();
   wait_for_answers(*client->lane, 8);
   EXPECT_EQ(serving.backend.prepared_executors().size(), 4u);

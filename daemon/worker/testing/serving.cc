@@ -68,7 +68,9 @@ Serving::Serving(const ServingOptions& options)
   executors_ = std::make_unique<Executors>(options.executors, backend, *scheduler_, *status_);
 }
 
-Serving::~Serving() {
+Serving::~Serving() { stop(); }
+
+void Serving::stop() {
   scheduler_->stop();
   executors_ = nullptr;
 }

@@ -66,7 +66,11 @@ class Serving {
   std::vector<std::pair<std::uint64_t, std::string>> violations() const;
   bool wait_for_violation();
 
+  // Ends the executors; what is queued stays unanswered.
+  void stop();
+
   // Waits until every executor is without work (one leads, the others follow).
+  // What hooks did is visible afterwards.
   bool wait_until_idle();
 
   Scheduler& scheduler() { return *scheduler_; }
