@@ -65,7 +65,9 @@ class BucketModel {
   // Runs the bucket. `states`: the session's full buffers, in the order of description().states,
   // sliced here by the model's preprocessor and updated in place. `outputs`: destinations of the
   // bucket's output shapes, in the order of description().outputs.
-  // Errors: INTERNAL when the bucket raises or gives something else than described.
+  // Errors: INTERNAL when the bucket raises or gives something else than described. States that
+  // aliased outputs update are then as before; those that the bucket writes in place may be half
+  // written.
   virtual Status execute(std::size_t executor, PreparedInputs& inputs,
                          std::span<const TensorView> states,
                          std::span<const TensorView> outputs) = 0;

@@ -1,8 +1,11 @@
 #include "daemon/backends/torchscript/artifact.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -14,12 +17,48 @@
 namespace bucketd::torchscript {
 namespace {
 
+// Names within the one folder that LibTorch's archives have at the top.
 constexpr std::string_view kMetadataName = "extra/bucketd.json";
+constexpr std::string_view kVersionName = "version";
+constexpr std::string_view kOtherVersionName = ".data/version";
+constexpr std::uint64_t kMaxVersionBytes = 64;
 
-// LibTorch's archives have one folder at the top, of any name.
-bool is_metadata(std::string_view entry_name) {
-  const std::size_t slash = entry_name.find('/');
-  return slash != entry_name.npos && entry_name.substr(slash + 1) == kMetadataName;
+// The name of the folder at the top of the archive, with its slash. LibTorch takes the first
+// entry's, and leaks what it allocated until then when there is none.
+Result<std::string> top_folder(const std::vector<ZipEntry>& entries) {
+  if (!entries.empty()) {
+    const std::size_t slash = entries.front().name.find('/');
+    if (slash != std::string::npos) return entries.front().name.substr(0, slash + 1);
+  }
+  return error(StatusCode::kInvalidArgument, "the archive is not one of LibTorch's: no folder");
+}
+
+const ZipEntry* find_entry(const std::vector<ZipEntry>& entries, const std::string& name) {
+  const auto found = std::find_if(entries.begin(), entries.end(),
+                                  [&name](const ZipEntry& entry) { return entry.name == name; });
+  return found == entries.end() ? nullptr : &*found;
+}
+
+// LibTorch's own number of the archive's format.
+Result<std::uint64_t> read_format_version(int fd, std::uint64_t file_bytes,
+                                          const std::vector<ZipEntry>& entries,
+                                          const std::string& folder) {
+  const ZipEntry* entry = find_entry(entries, folder + std::string(kOtherVersionName));
+  if (entry == nullptr) entry = find_entry(entries, folder + std::string(kVersionName));
+  if (entry == nullptr) {
+    return error(StatusCode::kInvalidArgument,
+                 "the archive is not one of LibTorch's: it has no 'version'");
+  }
+  const Result<std::string> text = read_stored_entry(fd, file_bytes, *entry, kMaxVersionBytes);
+  if (!text) return error(text.error());
+  std::uint64_t version = 0;
+  const char* end = text->data() + text->size();
+  const auto parsed = std::from_chars(text->data(), end, version);
+  if (parsed.ec != std::errc() || (parsed.ptr != end && *parsed.ptr != '\n')) {
+    return error(StatusCode::kInvalidArgument,
+                 "the archive is not one of LibTorch's: its 'version' is not a number");
+  }
+  return version;
 }
 
 Status status_of_file(int fd, struct stat& out) {
@@ -42,14 +81,9 @@ Result<Artifact> open_artifact(int fd, std::uint64_t limit_bytes) {
   if (!digest) return error(digest.error());
   const Result<std::vector<ZipEntry>> entries = read_zip_directory(fd, artifact.file_bytes);
   if (!entries) return error(entries.error());
-  const ZipEntry* metadata = nullptr;
-  for (const ZipEntry& entry : *entries) {
-    if (!is_metadata(entry.name)) continue;
-    if (metadata != nullptr) {
-      return error(StatusCode::kInvalidArgument, "the archive has metadata twice");
-    }
-    metadata = &entry;
-  }
+  const Result<std::string> folder = top_folder(*entries);
+  if (!folder) return error(folder.error());
+  const ZipEntry* metadata = find_entry(*entries, *folder + std::string(kMetadataName));
   if (metadata == nullptr) {
     return error(StatusCode::kInvalidArgument,
                  "the archive has no extra/bucketd.json: it is not an artifact of bucketd");
@@ -57,6 +91,10 @@ Result<Artifact> open_artifact(int fd, std::uint64_t limit_bytes) {
   const Result<std::string> json =
       read_stored_entry(fd, artifact.file_bytes, *metadata, kMaxMetadataBytes);
   if (!json) return error(json.error());
+  const Result<std::uint64_t> version =
+      read_format_version(fd, artifact.file_bytes, *entries, *folder);
+  if (!version) return error(version.error());
+  artifact.format_version = *version;
   Result<ModelDescription> description = parse_metadata(*json, limit_bytes);
   if (!description) return error(description.error());
   artifact.description = std::move(*description);

@@ -15,7 +15,8 @@ namespace bucketd::torchscript {
 struct Artifact {
   ModelDescription description;  // with `digest`
   std::uint64_t file_bytes = 0;
-  struct stat identity {};  // as it was before the seal was checked
+  std::uint64_t format_version = 0;  // of LibTorch's archives; LibTorch knows which it reads
+  struct stat identity {};           // as it was before the seal was checked
 };
 
 // Reads the artifact behind `fd` with pread. Nothing is allocated that the file's own length or

@@ -130,6 +130,14 @@ std::string largest_shapes_text(const ModelDescription& model) {
 Result<std::unique_ptr<LoadedModule>> LoadedModule::load(int fd, const Artifact& artifact) {
   // Not make_unique: the constructor is private.
   std::unique_ptr<LoadedModule> loaded(new LoadedModule(artifact.description));
+  // LibTorch says the same, but leaks its reader.
+  constexpr std::uint64_t kLeast = caffe2::serialize::kMinSupportedFileFormatVersion;
+  constexpr std::uint64_t kMost = caffe2::serialize::kMaxSupportedFileFormatVersion;
+  if (artifact.format_version < kLeast || artifact.format_version > kMost) {
+    return loaded->unfit("the archive has LibTorch's file format " +
+                         std::to_string(artifact.format_version) + "; this LibTorch reads " +
+                         std::to_string(kLeast) + " to " + std::to_string(kMost));
+  }
   try {
     const torch::jit::Module module = torch::jit::load(
         std::make_shared<FileReader>(fd, artifact.file_bytes), at::Device(at::kCPU));
@@ -196,6 +204,11 @@ Status LoadedModule::find_buckets() {
     buckets_.push_back(
         {bucket._ivalue(), &forward->function(), written_arguments(forward->function())});
   }
+  if (module_.hasattr(numbered("bucket", description_.buckets.size()))) {
+    return unfit("the module has more buckets than the metadata's " +
+                 std::to_string(description_.buckets.size()))
+        .value();
+  }
   return Status();
 }
 
@@ -253,6 +266,11 @@ Status LoadedModule::find_states() {
           .value();
     }
     initial_states_.push_back(value.detach().contiguous());
+  }
+  if (module_.hasattr(numbered("state", description_.states.size()))) {
+    return unfit("the module has more states than the metadata's " +
+                 std::to_string(description_.states.size()))
+        .value();
   }
   return Status();
 }

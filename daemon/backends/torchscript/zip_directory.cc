@@ -181,6 +181,12 @@ Status check_sizes(const ZipEntry& entry, std::uint64_t directory_offset) {
   return Status();
 }
 
+// For texts: the folder's name is the author's and may be anything.
+std::string name_in_folder(const ZipEntry& entry) {
+  const std::size_t slash = entry.name.find('/');
+  return slash == std::string::npos ? "" : entry.name.substr(slash + 1);
+}
+
 }  // namespace
 
 Result<std::vector<ZipEntry>> read_zip_directory(int fd, std::uint64_t file_bytes) {
@@ -227,12 +233,14 @@ Result<std::vector<ZipEntry>> read_zip_directory(int fd, std::uint64_t file_byte
 Result<std::string> read_stored_entry(int fd, std::uint64_t file_bytes, const ZipEntry& entry,
                                       std::uint64_t limit_bytes) {
   if (!entry.is_stored) {
-    return error(StatusCode::kInvalidArgument, "the archive's metadata is compressed");
+    return error(StatusCode::kInvalidArgument,
+                 "the archive's entry '" + name_in_folder(entry) + "' is compressed");
   }
   if (entry.size_bytes > limit_bytes) {
-    return error(StatusCode::kResourceExhausted,
-                 "the archive's metadata has " + std::to_string(entry.size_bytes) +
-                     " bytes; at most " + std::to_string(limit_bytes) + " are read");
+    return error(StatusCode::kResourceExhausted, "the archive's entry '" + name_in_folder(entry) +
+                                                     "' has " + std::to_string(entry.size_bytes) +
+                                                     " bytes; at most " +
+                                                     std::to_string(limit_bytes) + " are read");
   }
   const auto header = read_bytes(fd, entry.header_offset, kLocalHeaderBytes);
   if (!header) return error(header.error());

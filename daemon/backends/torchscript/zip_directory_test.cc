@@ -17,7 +17,10 @@ using ::testing::HasSubstr;
 
 std::string little_endian(std::uint64_t value, int byte_count) {
   std::string bytes;
-  for (int i = 0; i < byte_count; ++i) bytes += static_cast<char>(value >> (8 * i));
+  for (int i = 0; i < byte_count; ++i) {
+    bytes += static_cast<char>(value);
+    value >>= 8;
+  }
   return bytes;
 }
 
