@@ -4,12 +4,12 @@
 #include <cerrno>
 #include <optional>
 #include <stdexcept>
-#include <unordered_set>
 #include <utility>
 
 #include "daemon/backends/torchscript/file_reading.h"
 #include "daemon/backends/torchscript/graph_analysis.h"
 #include "daemon/backends/torchscript/libtorch_errors.h"
+#include "daemon/backends/torchscript/storages.h"
 #include "daemon/backends/torchscript/tensors.h"
 
 namespace bucketd::torchscript {
@@ -78,27 +78,6 @@ std::optional<std::vector<at::Tensor>> flat_tensors(const c10::IValue& value) {
     return std::nullopt;
   }
   return tensors;
-}
-
-// Elements of its storage that a tensor's sizes and strides reach.
-std::optional<std::uint64_t> reach_bytes(const at::Tensor& tensor) {
-  std::uint64_t last = static_cast<std::uint64_t>(tensor.storage_offset());
-  for (std::int64_t d = 0; d < tensor.dim(); ++d) {
-    if (tensor.size(d) == 0) return 0;
-    std::uint64_t step = 0;
-    if (tensor.stride(d) < 0 ||
-        __builtin_mul_overflow(static_cast<std::uint64_t>(tensor.size(d) - 1),
-                               static_cast<std::uint64_t>(tensor.stride(d)), &step) ||
-        __builtin_add_overflow(last, step, &last)) {
-      return std::nullopt;
-    }
-  }
-  std::uint64_t bytes = 0;
-  if (__builtin_add_overflow(last, std::uint64_t{1}, &last) ||
-      __builtin_mul_overflow(last, std::uint64_t{tensor.itemsize()}, &bytes)) {
-    return std::nullopt;
-  }
-  return bytes;
 }
 
 std::string shapes_text(const std::vector<at::Tensor>& tensors) {
@@ -173,17 +152,9 @@ Status LoadedModule::measure_storages() {
   for (const c10::IValue& value : values) {
     if (value.isTensor()) tensors.push_back(value.toTensor());
   }
-  std::unordered_set<const void*> counted;
-  for (const at::Tensor& tensor : tensors) {
-    if (!tensor.defined() || tensor.layout() != at::kStrided || !tensor.is_cpu()) continue;
-    const std::optional<std::uint64_t> reach = reach_bytes(tensor);
-    if (!reach || *reach > tensor.storage().nbytes()) {
-      return unfit("a tensor " + signature_text(tensor) + " reaches beyond its storage").value();
-    }
-    if (counted.insert(tensor.storage().unsafeGetStorageImpl()).second) {
-      resident_bytes_ += tensor.storage().nbytes();
-    }
-  }
+  const Result<std::uint64_t> bytes = distinct_storage_bytes(tensors);
+  if (!bytes) return bytes.error().with_context(model_text());
+  resident_bytes_ = *bytes;
   return Status();
 }
 

@@ -126,6 +126,13 @@ TEST(TorchScriptBackend, a_state_copied_by_the_preprocessor_is_refused_where_it_
   }
 }
 
+TEST(TorchScriptBackend, a_tensor_that_reaches_beyond_its_storage_is_refused) {
+  const auto model = try_load(*make_backend(), path_of("beyond_storage"));
+  ASSERT_FALSE(model.has_value());
+  EXPECT_THAT(model.error().message(),
+              HasSubstr("a tensor float32 [9] reaches beyond its storage"));
+}
+
 TEST(TorchScriptBackend, what_is_no_regular_file_is_refused) {
   const auto backend = make_backend();
   int ends[2];

@@ -15,6 +15,7 @@ sys.path[:0] = [str(_ROOT / "libclient" / "python"), str(_ROOT / "tests" / "arti
 import torch  # noqa: E402
 
 import module_mutations  # noqa: E402
+import sealed_archive  # noqa: E402
 from bucketd import torch_neuronx  # noqa: E402
 from bucketd.torch_neuronx import BucketModelConfig, PadKernel  # noqa: E402
 
@@ -95,6 +96,15 @@ class Product(torch.nn.Module):
         return torch.matmul(x, self.weight)
 
 
+class Adds(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("eight", torch.zeros(8))
+
+    def forward(self, x):
+        return x + self.eight
+
+
 def with_states(x, first, second):
     """Gives both states as they were; state 0 is replaced by output 2, state 1 changed in place."""
     before = first.clone(), second.clone()
@@ -137,6 +147,19 @@ def make_refused_states(folder):
         module_mutations.build_with_state(metadata=metadata, buckets=(in_place, in_place), preprocessor=lost))
 
 
+def make_tensor_beyond_its_storage(folder):
+    """The weight's sizes say 9 elements where its storage has 8; the seal is right."""
+    trace(folder, "whole", Adds(), [torch.ones(8)], kernel=PadKernel(dims=[]))
+    entries = sealed_archive.members(folder / "whole.pt")
+    (pickle,) = [content for name, content in entries if name.endswith("/data.pkl")]
+    geometry = b"(K\x08t(K\x01t"  # (8,), (1,): sizes and strides
+    if pickle.count(geometry) != 1:
+        raise ValueError("LibTorch pickles tensors in another way than this test knows")
+    changed = sealed_archive.replaced(entries, "/data.pkl", pickle.replace(geometry, b"(K\x09t(K\x01t"))
+    (folder / "beyond_storage.pt").write_bytes(sealed_archive.pack(changed))
+    (folder / "whole.pt").unlink()
+
+
 def make_kernels(folder):
     trace(folder, "converting_kernel", lambda x: x + 1, [torch.ones(1, 8, dtype=torch.int64)], accepts="kernel",
           kernel=lambda: to_int64_kernel, output_names=["y"], kernel_may_change_values=True)
@@ -156,7 +179,7 @@ def main():
     parser.add_argument("-o", "--output", type=pathlib.Path, required=True, help="folder for the artifacts")
     folder = parser.parse_args().output
     folder.mkdir(parents=True, exist_ok=True)
-    for make in (make_stateful, make_refused_states, make_kernels, make_buckets):
+    for make in (make_stateful, make_refused_states, make_tensor_beyond_its_storage, make_kernels, make_buckets):
         make(folder)
     print(f"{len(list(folder.glob('*.pt')))} artifacts in {folder}")
 

@@ -1,0 +1,21 @@
+// The memory behind tensors that LibTorch read from a file.
+//
+// Thread safety: a function without state.
+#pragma once
+
+#include "daemon/backends/torchscript/libtorch.h"
+// The precompiled header comes first.
+#include <cstdint>
+#include <vector>
+
+#include "bucketd/status.h"
+
+namespace bucketd::torchscript {
+
+// Bytes of all storages of `tensors`, each counted once however many tensors share it. Tensors that
+// are not dense or not in the CPU's memory are left out.
+// Errors: INVALID_ARGUMENT when a tensor's sizes and strides reach beyond its storage, which
+// LibTorch's unpickler does not check.
+Result<std::uint64_t> distinct_storage_bytes(const std::vector<at::Tensor>& tensors);
+
+}  // namespace bucketd::torchscript
