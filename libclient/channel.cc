@@ -42,6 +42,7 @@ void Channel::add_lane(Lane& lane) {
 void Channel::remove_lane(Lane& lane) {
   const std::lock_guard lock(mutex_);
   std::erase(lanes_, &lane);
+  lane_removed_locked();
 }
 
 Result<InFlight*> Channel::take_slot(Lane& lane, Clock::time_point wait_until) {
@@ -143,9 +144,11 @@ void Channel::lead(std::unique_lock<std::mutex>& lock, Waiter& waiter, Deadline 
     collect_for_locked(&waiter);
     if (done()) return;
     if (silent != nullptr) {
-      const std::shared_ptr<Lane> keep = silent->weak_from_this().lock();
+      std::shared_ptr<Lane> keep = silent->weak_from_this().lock();
       lock.unlock();
       if (keep != nullptr) hear_why(keep.get());
+      // Perhaps the last reference, and the lane's end needs the mutex.
+      keep.reset();
       lock.lock();
     } else if (Clock::now() - before >= kLongestSleep) {
       lock.unlock();
@@ -291,6 +294,13 @@ void Channel::close(const Status& status, std::span<const ExecutingRequest> exec
   if (!is_closed()) close_locked(status, Ending::kNotStarted, executing);
 }
 
+void Channel::connection_ended(const Status& status) {
+  const std::lock_guard lock(mutex_);
+  if (is_closed()) return;
+  collect_locked();
+  if (!is_closed()) close_locked(status, Ending::kUnknown);
+}
+
 void Channel::close_locked(const Status& status, Ending ending,
                            std::span<const ExecutingRequest> executing) {
   if (is_closed()) return;
@@ -338,10 +348,17 @@ void Channel::fail_lane_locked(Lane& lane, const Status& status, Ending ending,
     const bool executed = std::ranges::any_of(executing, [&](const ExecutingRequest& one) {
       return one.lane_id == lane.terms().lane_id && one.user_data == request.user_data();
     });
-    request.failure =
-        executed ? Status(StatusCode::kAborted,
-                          model + "the worker ended while it ran this request: " + status.message())
-                 : not_started;
+    if (executed) {
+      request.failure =
+          Status(StatusCode::kAborted,
+                 model + "the worker ended while it ran this request: " + status.message());
+    } else if (ending == Ending::kUnknown) {
+      request.failure = Status(
+          StatusCode::kAborted,
+          model + "no answer came; the request may or may not have run: " + status.message());
+    } else {
+      request.failure = not_started;
+    }
     finish_locked(request, SlotState::kFailed);
   }
   for (Waiter* waiter : waiters_) {

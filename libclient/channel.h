@@ -34,7 +34,7 @@
 namespace bucketd::internal {
 
 // Longest sleep before a look at `closed` and at the control connection.
-inline constexpr std::chrono::milliseconds kLongestSleep{1000};
+inline constexpr std::chrono::milliseconds kLongestSleep{250};
 // How long a channel that is closed in shared memory waits for the event that says why.
 inline constexpr std::chrono::milliseconds kClosedReasonTimeout{1000};
 
@@ -42,6 +42,7 @@ inline constexpr std::chrono::milliseconds kClosedReasonTimeout{1000};
 enum class Ending {
   kNotStarted,  // UNAVAILABLE, may be sent again; what was being run: ABORTED
   kAsStated,    // the status as it is
+  kUnknown,     // ABORTED, may or may not have run; to later requests UNAVAILABLE
 };
 
 // A request that was being run when its worker died.
@@ -92,6 +93,8 @@ class Channel {
   // The control connection says that it is over: fails what is in flight, with ABORTED what
   // `executing` names, with UNAVAILABLE the rest. Only the first call counts.
   void close(const Status& status, std::span<const ExecutingRequest> executing = {});
+  // The control connection ended: nobody will say what became of what is in flight.
+  void connection_ended(const Status& status);
   void close_lane(std::uint32_t lane_id, const Status& status);
   // The worker wrote nonsense: fails everything with `status`, INTERNAL.
   void condemn(const Status& status);
@@ -121,11 +124,13 @@ class Channel {
   virtual void arm_locked() = 0;
   virtual void disarm_locked() = 0;
   // Sleeps until a completion may be there or `until`. When `interruptible`, interrupt() ends it
-  // too. Without the mutex; one thread at a time.
+  // soon too. Without the mutex; one thread at a time.
   virtual void sleep(std::chrono::steady_clock::time_point until, bool interruptible) = 0;
   virtual void interrupt() = 0;
   // Ends the use of descriptors that a poll set may hold.
   virtual void closed_locked() = 0;
+  // A lane went: nothing may refer to its slots any more.
+  virtual void lane_removed_locked() {}
 
   // Handles one entry, already copied, whose answer lies in the first `output_bytes` of the output
   // slot. False, and the channel is closed, when it is nonsense.

@@ -384,7 +384,7 @@ void ControlConnection::end_locked(const Status& status) {
   ended_.store(true, std::memory_order_release);
   // Wakes a reader that sleeps on it.
   ::shutdown(socket_.get(), SHUT_RDWR);
-  for (const auto& [id, channel] : channels_) channel->close(status);
+  for (const auto& [id, channel] : channels_) channel->connection_ended(status);
   channels_.clear();
   changed_.notify_all();
 }

@@ -140,12 +140,12 @@ void RingChannel::disarm_locked() {
 
 void RingChannel::sleep(Clock::time_point until, bool interruptible) {
   if (by_socket_.load(std::memory_order_acquire)) return sleep_in_poll(until);
-  if (!interruptible) {
-    futex_wait(worker_page_.signal, seen_signal_, until);
-  } else if (has_futex_wait_any()) {
+  if (has_futex_wait_any()) {
     const std::array words{FutexWord{&worker_page_.signal, seen_signal_},
                            FutexWord{&interrupt_, seen_interrupt_}};
     futex_wait_any(words, until);
+  } else if (!interruptible) {
+    futex_wait(worker_page_.signal, seen_signal_, until);
   } else {
     futex_wait(worker_page_.signal, seen_signal_, std::min(until, Clock::now() + kSlotLook));
   }

@@ -184,9 +184,17 @@ void StreamChannel::dispatch() {
   collect_locked();
 }
 
+void StreamChannel::lane_removed_locked() {
+  // Its one lane, so the stream is over: a frame half sent or half received lies in memory that
+  // goes with the lane.
+  closed_locked();
+}
+
 void StreamChannel::closed_locked() {
   if (poll_set_ != nullptr) poll_set_->remove(socket_.get());
   unsent_.clear();
+  in_request_ = nullptr;
+  in_received_ = 0;
   ended_.store(true, std::memory_order_release);
   // Nothing more is read or sent: what is half-sent would only mislead.
   ::shutdown(socket_.get(), SHUT_RDWR);

@@ -43,6 +43,7 @@ class StreamChannel final : public Channel {
   void sleep(std::chrono::steady_clock::time_point until, bool interruptible) override;
   void interrupt() override;
   void closed_locked() override;
+  void lane_removed_locked() override;
 
   // What precedes the descriptors in a frame of either direction.
   struct Head {

@@ -21,8 +21,9 @@
 // parent's; in the child they may only be destroyed.
 //
 // Reconnection: after the restart of a worker or of the daemon, what was in flight fails with
-// ABORTED (it was being executed when the worker died) or UNAVAILABLE (it was not started; safe to
-// send again); later calls reconnect by themselves, waiting up to their deadline.
+// ABORTED (it was being executed when the worker died, or nobody is left to say whether it was) or
+// UNAVAILABLE (it was not started; safe to send again); later calls reconnect by themselves,
+// waiting up to their deadline.
 //
 // Errors: values, never exceptions. Texts name model, input, dimension and limit.
 #pragma once
