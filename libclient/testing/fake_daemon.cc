@@ -353,8 +353,8 @@ void FakeDaemon::end_channels(Executing executing, bool is_silent) {
   for (const auto& stream : streams) stream->close();
   const std::lock_guard lock(mutex_);
   if (!is_silent) {
-    for (const auto& [connection, channel_id] : ended) {
-      send_locked(*connection, 0, [&](FlatBufferBuilder& builder) -> Body {
+    for (const auto& [connection, ended_id] : ended) {
+      send_locked(*connection, 0, [&, channel_id = ended_id](FlatBufferBuilder& builder) -> Body {
         std::vector<wire::ExecutingRequest> executing_requests;
         for (const Held& one : held) {
           const bool is_it = executing == Executing::kAll ||
