@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -24,6 +25,11 @@ std::vector<std::byte> control_message(std::uint64_t request_id, Make make) {
   builder.Finish(wire::CreateMessage(builder, request_id, type_of(body), body.Union()));
   const auto* bytes = reinterpret_cast<const std::byte*>(builder.GetBufferPointer());
   return {bytes, bytes + builder.GetSize()};
+}
+
+// A text of a message that may be absent.
+inline std::string text_of(const flatbuffers::String* string) {
+  return string != nullptr ? string->str() : std::string();
 }
 
 inline std::vector<std::byte> error_message(std::uint64_t request_id, const Status& status) {

@@ -1,21 +1,13 @@
 #include "daemon/supervisor/model_loader.h"
 
-#include <fcntl.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <cerrno>
 
-#include "common/system_error.h"
 #include "common/wire/model_wire.h"
 
 namespace bucketd::supervisor {
 namespace {
-
-// Each probe is a process with LibTorch in it; more would only compete for the same cores.
-constexpr std::size_t kMaxProbes = 2;
-// A probe that has answered exits by itself when its link closes; it is not waited for longer.
-constexpr std::chrono::seconds kProbeExitTimeout{5};
 
 std::string model_text(const Generation& generation) { return "model '" + generation.name + "'"; }
 
@@ -26,14 +18,23 @@ ModelLoader::ModelLoader(asio::io_context& context, const Configuration& configu
     : context_(context),
       configuration_(configuration),
       opener_(configuration.artifact_roots),
-      observer_(observer) {}
+      observer_(observer),
+      probes_(
+          context, configuration.limits.probe_timeout,
+          [&observer](std::uint32_t worker) {
+            WorkerLaunch launch = observer.worker_slot(worker).launch(link::WorkerMode::kProbe);
+            launch.worker.cores = 1;
+            return launch;
+          },
+          [this](const GenerationPtr& generation, const ProbePool::Verdict& verdict) {
+            probed(generation, verdict);
+          }) {}
 
 ModelLoader::~ModelLoader() { stop(); }
 
 void ModelLoader::stop() {
   stopped_ = true;
-  to_probe_.clear();
-  probes_.clear();
+  probes_.stop();
   queues_.clear();
 }
 
@@ -47,7 +48,6 @@ void ModelLoader::cancel(std::uint32_t model_id) {
   const auto is_it = [&](const GenerationPtr& generation) {
     return generation->model_id == model_id;
   };
-  std::erase_if(to_probe_, is_it);
   for (auto& [worker, queue] : queues_) std::erase_if(queue.waiting, is_it);
 }
 
@@ -62,11 +62,7 @@ bool ModelLoader::is_under_way(std::uint32_t model_id) const {
   const auto is_it = [&](const GenerationPtr& generation) {
     return generation != nullptr && generation->model_id == model_id;
   };
-  return std::any_of(to_probe_.begin(), to_probe_.end(), is_it) ||
-         std::any_of(probes_.begin(), probes_.end(),
-                     [&](const auto& item) {
-                       return !item.second.answered && is_it(item.second.generation);
-                     }) ||
+  return probes_.is_under_way(model_id) ||
          std::any_of(queues_.begin(), queues_.end(), [&](const auto& item) {
            const Queue& queue = item.second;
            return is_it(queue.loading) ||
@@ -91,118 +87,16 @@ void ModelLoader::begin(const GenerationPtr& generation) {
     return fail(generation, found->second, true);
   }
   if (proven_.contains(key)) return to_worker(generation);
-  to_probe_.push_back(generation);
-  start_probes();
+  probes_.probe(generation);
 }
 
-void ModelLoader::start_probes() {
-  while (!to_probe_.empty() && probes_.size() < kMaxProbes) {
-    const GenerationPtr generation = to_probe_.front();
-    to_probe_.pop_front();
-    start_probe(generation);
+void ModelLoader::probed(const GenerationPtr& generation, const ProbePool::Verdict& verdict) {
+  if (verdict.is_quarantined) condemn(generation, verdict.reason);
+  if (!verdict.reason.ok()) {
+    return fail(generation, verdict.reason, verdict.is_quarantined, verdict.admin_detail);
   }
-}
-
-void ModelLoader::ask_to_load(WorkerProcess& process, const Generation& generation,
-                              WorkerProcess::Answer answer) {
-  std::vector<UniqueFd> fds;
-  fds.emplace_back(::fcntl(generation.artifact.fd.get(), F_DUPFD_CLOEXEC, 0));
-  if (!fds.back()) {
-    spdlog::error("{}: {}", model_text(generation),
-                  status_from_errno("pass the artifact", errno).message());
-    fds.clear();  // refused by the worker, with its own reason
-  }
-  process.ask(
-      [&](flatbuffers::FlatBufferBuilder& builder) {
-        return link::CreateLoadModel(
-            builder, generation.model_id,
-            builder.CreateString(generation.has_own_name ? generation.name : std::string()));
-      },
-      std::move(fds), std::move(answer));
-}
-
-void ModelLoader::start_probe(const GenerationPtr& generation) {
-  const std::uint64_t id = next_probe_id_++;
-  WorkerLaunch launch =
-      observer_.worker_slot(generation->spec.worker).launch(link::WorkerMode::kProbe);
-  launch.worker.cores = 1;
-  Result<std::shared_ptr<WorkerProcess>> process = WorkerProcess::start(
-      context_, launch,
-      {[this, id] {
-         const auto found = probes_.find(id);
-         if (found == probes_.end()) return;
-         ask_to_load(*found->second.process, *found->second.generation,
-                     [this, id](const link::Message* message) { probe_answered(id, message); });
-       },
-       [](const link::Message&) {},
-       [this, id](const WorkerDeath& death) { probe_died(id, death); }});
-  if (!process) return fail_privately(generation, "be tried out", process.error());
-  spdlog::debug("{}: probed by process {}", model_text(*generation), (*process)->pid());
-  Probe& probe = probes_[id];
-  probe.id = id;
-  probe.generation = generation;
-  probe.process = std::move(*process);
-  probe.timer = std::make_unique<asio::steady_timer>(context_);
-  probe.timer->expires_after(configuration_.limits.probe_timeout);
-  probe.timer->async_wait([this, id](boost::system::error_code failure) {
-    const auto found = probes_.find(id);
-    if (failure || found == probes_.end()) return;
-    found->second.process->kill("did not finish within 'limits.probe_timeout_ms', " +
-                                    std::to_string(configuration_.limits.probe_timeout.count()) +
-                                    " ms, and was killed",
-                                false);
-  });
-}
-
-void ModelLoader::probe_answered(std::uint64_t probe_id, const link::Message* message) {
-  const auto found = probes_.find(probe_id);
-  if (found == probes_.end() || message == nullptr) return;  // its death decides
-  Probe& probe = found->second;
-  const GenerationPtr generation = probe.generation;
-  probe.answered = true;
-  // The next probe need not wait for this one's exit; its own death is not the model's fault.
-  probe.process->close_link();
-  probe.timer->expires_after(kProbeExitTimeout);
-  probe.timer->async_wait([this, probe_id](boost::system::error_code failure) {
-    const auto late = probes_.find(probe_id);
-    if (!failure && late != probes_.end()) late->second.process->kill("", true);
-  });
-  const link::ModelLoaded* loaded = message->body_as_ModelLoaded();
-  if (loaded != nullptr && loaded->model() != nullptr) {
-    const Result<ModelDescription> description = wire::from_wire(*loaded->model());
-    if (!description) return fail(generation, description.error(), false);
-    proven_.insert({generation->artifact.identity, generation->spec.worker});
-    return to_worker(generation);
-  }
-  const link::ModelFailed* failed = message->body_as_ModelFailed();
-  const link::Refused* refused = message->body_as_Refused();
-  fail(generation,
-       wire::from_wire(failed != nullptr    ? failed->status()
-                       : refused != nullptr ? refused->status()
-                                            : nullptr),
-       false);
-}
-
-void ModelLoader::probe_died(std::uint64_t probe_id, const WorkerDeath& death) {
-  const auto found = probes_.find(probe_id);
-  if (found == probes_.end()) return;
-  const GenerationPtr generation = found->second.generation;
-  const bool answered = found->second.answered;
-  const bool was_asked = found->second.process->is_ready();
-  probes_.erase(found);
-  if (!answered && was_asked) {
-    const Status reason(
-        StatusCode::kFailedPrecondition,
-        model_text(*generation) + " is quarantined: the process that tried it out " + death.cause);
-    condemn(generation, reason);
-    fail(generation, reason, true);
-  } else if (!answered) {
-    fail(generation,
-         Status(StatusCode::kInternal, "the process that was to try " + model_text(*generation) +
-                                           " out " + death.cause + " before it began"),
-         false);
-  }
-  start_probes();
+  proven_.insert({generation->artifact.identity, generation->spec.worker});
+  to_worker(generation);
 }
 
 void ModelLoader::to_worker(const GenerationPtr& generation) {
@@ -218,10 +112,10 @@ void ModelLoader::load_next(std::uint32_t worker) {
   queue.waiting.pop_front();
   queue.timed_out = false;
   const std::uint32_t model_id = queue.loading->model_id;
-  ask_to_load(*slot.process(), *queue.loading,
-              [this, worker, model_id](const link::Message* message) {
-                worker_answered(worker, model_id, message);
-              });
+  ProbePool::ask_to_load(*slot.process(), *queue.loading,
+                         [this, worker, model_id](const link::Message* message) {
+                           worker_answered(worker, model_id, message);
+                         });
   queue.timer = std::make_unique<asio::steady_timer>(context_);
   queue.timer->expires_after(configuration_.limits.probe_timeout);
   queue.timer->async_wait([this, worker, model_id](boost::system::error_code failure) {
@@ -256,13 +150,7 @@ void ModelLoader::worker_answered(std::uint32_t worker, std::uint32_t model_id,
       fail(generation, description.error(), false);
     }
   } else {
-    const link::ModelFailed* failed = message->body_as_ModelFailed();
-    const link::Refused* refused = message->body_as_Refused();
-    fail(generation,
-         wire::from_wire(failed != nullptr    ? failed->status()
-                         : refused != nullptr ? refused->status()
-                                              : nullptr),
-         false);
+    fail(generation, ProbePool::refusal_of(*message), false);
   }
   load_next(worker);
 }
@@ -296,9 +184,8 @@ void ModelLoader::condemn(const GenerationPtr& generation, const Status& reason)
   condemned_.insert_or_assign(key, reason);
 }
 
-void ModelLoader::fail(const GenerationPtr& generation, Status reason, bool is_quarantined,
+void ModelLoader::fail(const GenerationPtr& generation, const Status& reason, bool is_quarantined,
                        const std::string& admin_detail) {
-  if (reason.ok()) reason = Status(StatusCode::kInternal, "the worker gave no reason");
   spdlog::error("{} ({}) {}: {}", model_text(*generation), generation->spec.path,
                 is_quarantined ? "is quarantined" : "cannot be loaded",
                 admin_detail.empty() ? reason.to_string() : admin_detail);

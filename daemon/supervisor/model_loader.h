@@ -1,9 +1,9 @@
 // ModelLoader: brings generations onto their workers: open the artifact, prove it in a probe, load.
 //
 // An artifact (by identity) that no process has loaded yet on that worker's configuration is first
-// loaded by a throw-away probe process. One that killed its probe or a worker, or took too long, is
-// condemned: it fails at once until forgive() is called. A worker is asked for one load at a time;
-// the others wait here, so that a death during a load has one suspect.
+// loaded by a throw-away probe process (ProbePool). One that killed its probe or a worker, or took
+// too long, is condemned: it fails at once until forgive() is called. A worker is asked for one
+// load at a time; the others wait here, so that a death during a load has one suspect.
 //
 // Owned by the Supervisor; the observer must outlive it.
 //
@@ -22,6 +22,7 @@
 #include "daemon/supervisor/asio.h"
 #include "daemon/supervisor/configuration.h"
 #include "daemon/supervisor/model_registry.h"
+#include "daemon/supervisor/probe_pool.h"
 #include "daemon/supervisor/worker_slot.h"
 
 namespace bucketd::supervisor {
@@ -59,14 +60,6 @@ class ModelLoader {
   void stop();
 
  private:
-  struct Probe {
-    std::uint64_t id = 0;
-    GenerationPtr generation;
-    std::shared_ptr<WorkerProcess> process;
-    std::unique_ptr<asio::steady_timer> timer;
-    bool answered = false;
-    ModelDescription description;
-  };
   // The same artifact may do differently under another worker's operator libraries.
   using ProofKey = std::pair<ArtifactIdentity, std::uint32_t>;
   struct Queue {
@@ -78,21 +71,16 @@ class ModelLoader {
 
   bool is_under_way(std::uint32_t model_id) const;
   void begin(const GenerationPtr& generation);
-  void start_probes();
-  void start_probe(const GenerationPtr& generation);
-  void probe_answered(std::uint64_t probe_id, const link::Message* message);
-  void probe_died(std::uint64_t probe_id, const WorkerDeath& death);
+  void probed(const GenerationPtr& generation, const ProbePool::Verdict& verdict);
   void to_worker(const GenerationPtr& generation);
   void load_next(std::uint32_t worker);
   void worker_answered(std::uint32_t worker, std::uint32_t model_id, const link::Message* message);
-  void fail(const GenerationPtr& generation, Status reason, bool is_quarantined,
+  void fail(const GenerationPtr& generation, const Status& reason, bool is_quarantined,
             const std::string& admin_detail = {});
   // For errors whose texts hold paths.
   void fail_privately(const GenerationPtr& generation, const std::string& what,
                       const Status& reason);
   void condemn(const GenerationPtr& generation, const Status& reason);
-  static void ask_to_load(WorkerProcess& process, const Generation& generation,
-                          WorkerProcess::Answer answer);
 
   asio::io_context& context_;
   const Configuration& configuration_;
@@ -100,9 +88,7 @@ class ModelLoader {
   Observer& observer_;
   std::set<ProofKey> proven_;
   std::map<ProofKey, Status> condemned_;
-  std::deque<GenerationPtr> to_probe_;
-  std::map<std::uint64_t, Probe> probes_;
-  std::uint64_t next_probe_id_ = 1;
+  ProbePool probes_;
   std::map<std::uint32_t, Queue> queues_;
   bool stopped_ = false;
 };

@@ -255,6 +255,19 @@ TEST_F(SupervisorCrashTest, a_model_that_kills_its_probe_is_quarantined_and_no_w
   EXPECT_THAT(status.message(), HasSubstr("quarantined"));
 }
 
+TEST_F(SupervisorCrashTest, an_artifact_that_kills_a_used_probe_is_tried_again_in_a_fresh_one) {
+  serve_echo();
+  daemon_.write_artifact("bad.pt", "name: bad\nload: die");
+  ControlClient client = daemon_.connect();
+  const Status status = client.ask(load_model("bad.pt", "bad")).status();
+  EXPECT_THAT(status.message(), HasSubstr("SIGSEGV"));
+  EXPECT_THAT(client.state_of("bad"), StartsWith("quarantined"));
+  EXPECT_THAT(daemon_.log(), HasSubstr("it gets a fresh one"));
+  // The next is not made to pay for it.
+  daemon_.write_artifact("good.pt", "name: good");
+  EXPECT_EQ(client.ask(load_model("good.pt", "good")).type(), wire::Body::Ok);
+}
+
 TEST_F(SupervisorCrashTest, a_probe_that_takes_too_long_is_killed) {
   daemon_.write_artifact("bad.pt", "name: bad\nload: hang");
   daemon_.start("models: [{path: bad.pt, name: bad}]\nlimits: {probe_timeout_ms: 200}");

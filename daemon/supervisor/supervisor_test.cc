@@ -7,6 +7,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <fstream>
+#include <iterator>
+#include <sstream>
+
 #include "daemon/supervisor/testing/test_supervisor.h"
 
 namespace bucketd::testing {
@@ -255,6 +259,56 @@ TEST_F(SupervisorTest, serves_many_connections_that_come_and_go) {
     const wire::StatusReport& report = *status.message().body_as_StatusReport();
     left = report.connections() - 1 + report.channels() + report.lanes();
   }
+}
+
+TEST_F(SupervisorTest, keeps_no_descriptor_of_clients_that_are_gone) {
+  serve_echo();
+  ControlClient watcher = daemon_.connect();
+  const auto open_descriptors = [&] {
+    const std::filesystem::directory_iterator entries("/proc/" + std::to_string(daemon_.pid()) +
+                                                      "/fd");
+    return std::distance(begin(entries), end(entries));
+  };
+  const auto serve_one = [&] {
+    {
+      ControlClient client = daemon_.connect();
+      const TestLane ring(client.ask(open_lane_request("echo")));
+      client.ask(open_lane_request("echo", 0, wire::Transport::kStream));
+      client.send(open_lane_request("echo"));  // and leaves before the answer
+    }
+    std::uint32_t left = 1;
+    while (left != 0) {
+      const Received status = watcher.ask(kGetStatus);
+      const wire::StatusReport& report = *status.message().body_as_StatusReport();
+      left = report.connections() - 1 + report.channels() + report.lanes();
+    }
+  };
+  serve_one();
+  const auto before = open_descriptors();
+  for (int i = 0; i < 50; ++i) serve_one();
+  EXPECT_LE(open_descriptors(), before);
+}
+
+TEST_F(SupervisorTest, takes_the_socket_of_socket_activation_and_leaves_it) {
+  daemon_.write_artifact("echo.pt", "name: echo");
+  daemon_.start_activated("models: [{path: echo.pt}]");
+  daemon_.wait_ready();
+  EXPECT_EQ(daemon_.connect().state_of("echo"), "ready");
+  daemon_.signal(SIGTERM);
+  EXPECT_EQ(daemon_.wait_end(), 0);
+  EXPECT_TRUE(std::filesystem::exists(daemon_.socket_path()));
+}
+
+TEST_F(SupervisorTest, check_config_tells_position_and_exit_code) {
+  const std::filesystem::path config = daemon_.folder() / "bad.yaml";
+  std::ofstream(config) << "socket:\n  pth: /x\n";
+  const std::string out = daemon_.folder() / "out";
+  const std::string command =
+      std::string(BUCKETD_EXECUTABLE) + " --check-config " + config.string() + " >" + out + " 2>&1";
+  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 2);
+  std::ostringstream text;
+  text << std::ifstream(out).rdbuf();
+  EXPECT_THAT(text.str(), HasSubstr(config.string() + ":2:3: unknown key 'socket.pth'"));
 }
 
 TEST_F(SupervisorTest, sigterm_drains_and_ends_with_success_and_no_socket) {

@@ -1,5 +1,6 @@
 #include "daemon/supervisor/testing/test_supervisor.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
@@ -59,21 +60,49 @@ void TestSupervisor::write_artifact(const std::string& name, const std::string& 
 }
 
 void TestSupervisor::start(const std::string& yaml, const std::filesystem::path& worker) {
-  const std::filesystem::path config = folder_ / "bucketd.yaml";
-  std::ofstream(config) << "socket: {path: " << socket_path() << ", mode: \"0666\"}\n"
-                        << "artifact_roots: [" << (folder_ / "models").string() << "]\n"
-                        << "worker_executable: " << worker.string() << "\n"
-                        << yaml;
+  write_config(yaml, worker);
+  execute(-1);
+}
+
+void TestSupervisor::start_activated(const std::string& yaml) {
+  write_config(yaml, BUCKETD_FAKE_WORKER);
+  const UniqueFd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strncpy(address.sun_path, socket_path().c_str(), sizeof(address.sun_path) - 1);
+  ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+  ::listen(socket.get(), 16);
+  execute(socket.get());
+}
+
+void TestSupervisor::write_config(const std::string& yaml, const std::filesystem::path& worker) {
+  std::ofstream(folder_ / "bucketd.yaml")
+      << "socket: {path: " << socket_path() << ", mode: \"0666\"}\n"
+      << "artifact_roots: [" << (folder_ / "models").string() << "]\n"
+      << "worker_executable: " << worker.string() << "\n"
+      << yaml;
+}
+
+void TestSupervisor::execute(int activation) {
+  const std::string config = folder_ / "bucketd.yaml";
   const std::string log_path = folder_ / "log";
   const std::string notify = "NOTIFY_SOCKET=" + (folder_ / "notify").string();
   pid_ = ::fork();
-  if (pid_ == 0) {
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    ::putenv(const_cast<char*>(notify.c_str()));
-    if (std::freopen(log_path.c_str(), "a", stderr) == nullptr) ::_exit(126);
-    ::execl(BUCKETD_EXECUTABLE, BUCKETD_EXECUTABLE, "--config", config.c_str(), nullptr);
-    ::_exit(127);
+  if (pid_ != 0) return;
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  ::putenv(const_cast<char*>(notify.c_str()));
+  if (activation >= 0) {
+    ::setenv("LISTEN_FDS", "1", 1);
+    ::setenv("LISTEN_PID", std::to_string(::getpid()).c_str(), 1);
+    if (activation == 3) {
+      ::fcntl(3, F_SETFD, 0);
+    } else {
+      ::dup2(activation, 3);
+    }
   }
+  if (std::freopen(log_path.c_str(), "a", stderr) == nullptr) ::_exit(126);
+  ::execl(BUCKETD_EXECUTABLE, BUCKETD_EXECUTABLE, "--config", config.c_str(), nullptr);
+  ::_exit(127);
 }
 
 void TestSupervisor::wait_ready() {

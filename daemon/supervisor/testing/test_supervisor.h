@@ -23,6 +23,8 @@ class TestSupervisor {
   void write_artifact(const std::string& name, const std::string& lines);
   // Starts the daemon with `yaml` appended to socket, roots and worker_executable.
   void start(const std::string& yaml, const std::filesystem::path& worker = BUCKETD_FAKE_WORKER);
+  // The same with a socket that was made before, as systemd does.
+  void start_activated(const std::string& yaml);
   // Waits until it says READY=1; fails the test when it does not.
   void wait_ready();
 
@@ -37,6 +39,10 @@ class TestSupervisor {
   pid_t pid() const { return pid_; }
 
  private:
+  void write_config(const std::string& yaml, const std::filesystem::path& worker);
+  // Executes bucketd; `activation`: its listening socket, or -1.
+  void execute(int activation);
+
   std::filesystem::path folder_;
   UniqueFd notify_;
   pid_t pid_ = 0;

@@ -1,0 +1,141 @@
+// The supervisor as a process, seen by users of different rights.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <optional>
+
+#include "daemon/supervisor/testing/test_supervisor.h"
+
+namespace bucketd::testing {
+namespace {
+
+using flatbuffers::FlatBufferBuilder;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+// What another user than the daemon's can do and see. Only root can become one.
+class SupervisorAccessTest : public ::testing::Test {
+ protected:
+  static constexpr uid_t kStranger = 64001;
+  static constexpr uid_t kOther = 64002;
+  void SetUp() override {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root, to connect as another user";
+    std::filesystem::permissions(daemon_.folder(), std::filesystem::perms(0755));
+  }
+  void serve_echo(const std::string& more = "") {
+    daemon_.write_artifact("echo.pt", "name: echo");
+    daemon_.start("models: [{path: echo.pt}]\n" + more);
+    daemon_.wait_ready();
+  }
+  ControlClient connect_as(uid_t uid) {
+    if (::seteuid(uid) != 0) throw std::runtime_error("seteuid");
+    std::optional<ControlClient> client;
+    try {
+      client.emplace(daemon_.socket_path());
+    } catch (...) {
+      [[maybe_unused]] const int back = ::seteuid(0);
+      throw;
+    }
+    [[maybe_unused]] const int back = ::seteuid(0);
+    return std::move(*client);
+  }
+  TestSupervisor daemon_;
+};
+
+TEST_F(SupervisorAccessTest, an_ordinary_user_may_infer_and_not_administer) {
+  serve_echo();
+  ControlClient client = connect_as(kStranger);
+  const Received welcome = client.ask(
+      [](FlatBufferBuilder& builder) { return wire::CreateHello(builder, kProtocolMajor, 0, 1); });
+  ASSERT_EQ(welcome.type(), wire::Body::Welcome);
+  EXPECT_FALSE(welcome.message().body_as_Welcome()->is_admin());
+  EXPECT_EQ(client.ask(open_lane_request("echo")).type(), wire::Body::LaneOpened);
+  EXPECT_EQ(client
+                .ask([](FlatBufferBuilder& builder) {
+                  return wire::CreateLoadModel(builder, builder.CreateString("echo.pt"),
+                                               builder.CreateString("x"), 0);
+                })
+                .status()
+                .code(),
+            StatusCode::kPermissionDenied);
+  EXPECT_EQ(client
+                .ask([](FlatBufferBuilder& builder) {
+                  return wire::CreateUnloadModel(builder, builder.CreateString("echo"));
+                })
+                .status()
+                .code(),
+            StatusCode::kPermissionDenied);
+  EXPECT_EQ(client.state_of("echo"), "ready");
+}
+
+TEST_F(SupervisorAccessTest, an_ordinary_user_sees_no_paths_and_an_administrator_does) {
+  daemon_.start("models: [{path: missing.pt, name: missing}]");
+  daemon_.wait_ready();
+  ControlClient stranger = connect_as(kStranger);
+  stranger.greet();
+  EXPECT_THAT(stranger.state_of("missing"), HasSubstr("failed: "));
+  EXPECT_THAT(stranger.state_of("missing"), Not(HasSubstr("missing.pt")));
+  const Status status = stranger.ask(open_lane_request("missing")).status();
+  EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition);
+  EXPECT_THAT(status.message(), Not(HasSubstr("missing.pt")));
+  ControlClient admin = daemon_.connect();
+  EXPECT_THAT(admin.state_of("missing"), HasSubstr("missing.pt"));
+  EXPECT_THAT(admin.ask(open_lane_request("missing")).status().message(), HasSubstr("missing.pt"));
+}
+
+TEST_F(SupervisorAccessTest, a_user_who_is_not_listed_is_refused_with_a_reason) {
+  serve_echo("access: {users: [64002]}\n");
+  ControlClient stranger = connect_as(kStranger);
+  const Status status = stranger.event().status();
+  EXPECT_EQ(status.code(), StatusCode::kPermissionDenied);
+  EXPECT_THAT(status.message(), HasSubstr("user 64001 may not use this daemon"));
+  EXPECT_TRUE(stranger.wait_closed());
+  connect_as(kOther).greet();
+}
+
+TEST_F(SupervisorAccessTest, a_user_who_kills_workers_is_refused_and_others_are_not) {
+  serve_echo("crash: {deaths_per_client: 1, restart_delay_ms: 1}\n");
+  ControlClient killer = connect_as(kStranger);
+  killer.greet();
+  TestLane lane(killer.ask(open_lane_request("echo")));
+  lane.submit(1, 1);
+  lane.wait_closed();
+  EXPECT_EQ(killer.event().type(), wire::Body::ChannelClosed);
+  EXPECT_EQ(killer.ask(open_lane_request("echo")).status().code(), StatusCode::kPermissionDenied);
+  ControlClient other = connect_as(kOther);
+  other.greet();
+  EXPECT_EQ(other.ask(open_lane_request("echo")).type(), wire::Body::LaneOpened);
+}
+
+TEST_F(SupervisorAccessTest, sessions_of_another_user_do_not_exist) {
+  daemon_.write_artifact("m.pt", "name: m\nstates: 1");
+  daemon_.start("models: [{path: m.pt, name: m}]");
+  daemon_.wait_ready();
+  ControlClient owner = connect_as(kStranger);
+  owner.greet();
+  const Received opened = owner.ask([](FlatBufferBuilder& builder) {
+    return wire::CreateOpenSession(builder, builder.CreateString("m"));
+  });
+  const std::string id = opened.message().body_as_SessionOpened()->session_id()->str();
+  ControlClient thief = connect_as(kOther);
+  thief.greet();
+  EXPECT_EQ(thief
+                .ask([&](FlatBufferBuilder& builder) {
+                  return wire::CreateOpenSession(builder, builder.CreateString("m"),
+                                                 builder.CreateString(id));
+                })
+                .status()
+                .code(),
+            StatusCode::kNotFound);
+  EXPECT_EQ(thief
+                .ask([&](FlatBufferBuilder& builder) {
+                  return wire::CreateCloseSession(builder, builder.CreateString(id));
+                })
+                .status()
+                .code(),
+            StatusCode::kNotFound);
+}
+
+}  // namespace
+}  // namespace bucketd::testing
