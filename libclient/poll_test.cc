@@ -100,7 +100,7 @@ TEST_P(PollTest, end_of_the_daemon_makes_it_readable_and_the_next_one_is_polled)
   daemon.wait_for_submissions(1);
   daemon.stop();
   EXPECT_TRUE(comes_by_event_loop(client, future));
-  EXPECT_EQ(status_of(future.wait()).code(), StatusCode::kUnavailable);
+  EXPECT_EQ(status_of(future.wait()).code(), StatusCode::kAborted);
   settle(client);
   EXPECT_FALSE(is_readable(client.poll_fd(), 0));
   daemon.start();
