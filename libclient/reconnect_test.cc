@@ -208,7 +208,8 @@ TEST_P(ReconnectTest, many_threads_survive_many_restarts) {
         const Result<Reply> reply = std::move(request).run();
         if (!reply) {
           // In flight when the daemon went, or between two daemons.
-          EXPECT_THAT(reply.error().code(), AnyOf(StatusCode::kAborted, StatusCode::kUnavailable))
+          EXPECT_THAT(reply.error().code(),
+                      testing::AnyOf(StatusCode::kAborted, StatusCode::kUnavailable))
               << reply.error().to_string();
           continue;
         }
