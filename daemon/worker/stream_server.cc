@@ -16,7 +16,7 @@ constexpr std::uint64_t kMail = ~std::uint64_t{0};  // channel ids are the super
 
 }  // namespace
 
-Result<std::unique_ptr<StreamServer>> StreamServer::make(Scheduler& scheduler) {
+Result<std::unique_ptr<StreamServer>> StreamServer::make(Scheduler& scheduler, EndSink on_end) {
   UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
   if (!epoll) return error(status_from_errno("create an epoll instance", errno));
   Result<EventFd> event = EventFd::make();
@@ -29,12 +29,15 @@ Result<std::unique_ptr<StreamServer>> StreamServer::make(Scheduler& scheduler) {
     return error(status_from_errno("watch an eventfd", errno));
   }
   return std::unique_ptr<StreamServer>(
-      new StreamServer(scheduler, std::move(epoll), std::move(mailbox)));
+      new StreamServer(scheduler, std::move(on_end), std::move(epoll), std::move(mailbox)));
 }
 
-StreamServer::StreamServer(Scheduler& scheduler, UniqueFd epoll,
+StreamServer::StreamServer(Scheduler& scheduler, EndSink on_end, UniqueFd epoll,
                            std::shared_ptr<StreamMailbox> mailbox)
-    : scheduler_(scheduler), epoll_(std::move(epoll)), mailbox_(std::move(mailbox)) {
+    : scheduler_(scheduler),
+      on_end_(std::move(on_end)),
+      epoll_(std::move(epoll)),
+      mailbox_(std::move(mailbox)) {
   thread_ = std::thread([this] {
     ::pthread_setname_np(::pthread_self(), "stream");
     run();
@@ -138,8 +141,13 @@ void StreamServer::end(std::uint64_t channel_id) {
   const std::unique_ptr<Served> served = std::move(found->second);
   served_.erase(found);
   ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, served->connection.socket(), nullptr);
+  const StreamLane& lane = served->connection.lane();
+  const bool by_client = !lane.is_closed();
+  const std::uint32_t lane_id = lane.id();
+  const GoneNotice::Flag gone = lane.gone_flag();
   // Requests that run end in memory that they hold.
   scheduler_.close_channel(channel_id);
+  if (by_client && on_end_ != nullptr) on_end_(channel_id, lane_id, gone);
 }
 
 int StreamServer::end_lingering() {

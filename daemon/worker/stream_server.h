@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -27,8 +28,13 @@ inline constexpr std::uint64_t kLingerNs = 1'000'000'000;
 
 class StreamServer {
  public:
+  // A client ended its stream. Called on the stream thread; `gone` is set when nothing of the lane
+  // is left.
+  using EndSink = std::function<void(std::uint64_t channel_id, std::uint32_t lane_id,
+                                     const GoneNotice::Flag& gone)>;
+
   // Starts the thread. `scheduler` outlives this.
-  static Result<std::unique_ptr<StreamServer>> make(Scheduler& scheduler);
+  static Result<std::unique_ptr<StreamServer>> make(Scheduler& scheduler, EndSink on_end);
   // Ends it; sockets are closed.
   ~StreamServer();
   StreamServer(const StreamServer&) = delete;
@@ -48,7 +54,8 @@ class StreamServer {
     std::optional<std::uint64_t> linger_until_ns;  // its lane was closed
   };
 
-  StreamServer(Scheduler& scheduler, UniqueFd epoll, std::shared_ptr<StreamMailbox> mailbox);
+  StreamServer(Scheduler& scheduler, EndSink on_end, UniqueFd epoll,
+               std::shared_ptr<StreamMailbox> mailbox);
   void run();
   void take_mail();
   void serve(std::uint64_t channel_id, bool readable);
@@ -57,6 +64,7 @@ class StreamServer {
   int end_lingering();
 
   Scheduler& scheduler_;
+  const EndSink on_end_;
   const UniqueFd epoll_;
   const std::shared_ptr<StreamMailbox> mailbox_;
   std::mutex mutex_;

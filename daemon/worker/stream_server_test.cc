@@ -25,7 +25,7 @@ constexpr std::uint64_t kMaxBody = 8192;
 
 class StreamServerTest : public ::testing::Test {
  protected:
-  StreamServerTest() : server_(std::move(*StreamServer::make(serving.scheduler()))) {}
+  StreamServerTest() : server_(std::move(*StreamServer::make(serving.scheduler(), nullptr))) {}
 
   // Connects a client; returns the flag that its lane is gone.
   GoneNotice::Flag connect(StreamClient& client, const std::shared_ptr<LoadedModel>& model,

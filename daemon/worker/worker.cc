@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
 #include <string>
 
 #include "common/wire/model_wire.h"
@@ -90,6 +91,11 @@ Status Worker::on_message(const link::Message& message, Fds fds) {
 }
 
 std::optional<std::uint64_t> Worker::on_wake() {
+  {
+    const std::lock_guard lock(ended_mutex_);
+    std::move(ended_streams_.begin(), ended_streams_.end(), std::back_inserter(pending_));
+    ended_streams_.clear();
+  }
   std::erase_if(pending_, [](const Pending& pending) { return pending(); });
   if (scheduler_ == nullptr) return std::nullopt;
   const std::optional<std::uint64_t> deadline_ns = scheduler_->expire_deadlines();
@@ -306,7 +312,11 @@ Status Worker::open_stream_lane(const link::OpenLane& message, Fds fds,
                   "channel " + std::to_string(message.channel_id()) + " is open already");
   }
   if (streams_ == nullptr) {
-    Result<std::unique_ptr<StreamServer>> streams = StreamServer::make(*scheduler_);
+    Result<std::unique_ptr<StreamServer>> streams = StreamServer::make(
+        *scheduler_,
+        [this](std::uint64_t channel_id, std::uint32_t lane_id, const GoneNotice::Flag& gone) {
+          stream_ended(channel_id, lane_id, gone);
+        });
     if (!streams) return streams.error();
     streams_ = std::move(*streams);
   }
@@ -319,6 +329,20 @@ Status Worker::open_stream_lane(const link::OpenLane& message, Fds fds,
   scheduler_->add_lane(lane);
   streams_->add(std::move(lane), std::move(fds[0]));
   return Status();
+}
+
+void Worker::stream_ended(std::uint64_t channel_id, std::uint32_t lane_id, GoneNotice::Flag gone) {
+  {
+    const std::lock_guard lock(ended_mutex_);
+    ended_streams_.push_back([this, channel_id, lane_id, gone = std::move(gone)] {
+      if (!gone->load(std::memory_order_acquire)) return false;
+      outbox_.post(0, [&](FlatBufferBuilder& builder) {
+        return link::CreateLaneClosed(builder, channel_id, lane_id);
+      });
+      return true;
+    });
+  }
+  wake_.notify();
 }
 
 void Worker::close_lane(std::uint64_t request_id, const link::CloseLane& message) {

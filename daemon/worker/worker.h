@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <unordered_map>
 #include <vector>
@@ -57,6 +58,8 @@ class Worker : public ControlLink::Handler {
   Status open_stream_lane(const link::OpenLane& message, Fds fds,
                           std::shared_ptr<LoadedModel> model);
   Result<std::shared_ptr<Session>> make_session(const link::BindSession& message);
+  // Called on the stream thread.
+  void stream_ended(std::uint64_t channel_id, std::uint32_t lane_id, GoneNotice::Flag gone);
   void acknowledge(std::uint64_t request_id);
   GoneNotice gone_notice() const;
 
@@ -73,6 +76,8 @@ class Worker : public ControlLink::Handler {
   std::unordered_map<std::uint32_t, std::shared_ptr<LoadedModel>> models_;
   std::unordered_map<std::uint32_t, std::shared_ptr<const MappedRegion>> arenas_;
   std::vector<Pending> pending_;
+  std::mutex ended_mutex_;
+  std::vector<Pending> ended_streams_;     // to join pending_; guarded by ended_mutex_
   std::unique_ptr<StreamServer> streams_;  // since the first stream lane
   std::unique_ptr<Executors> executors_;   // last: ends first
 };

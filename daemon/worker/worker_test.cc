@@ -300,6 +300,25 @@ TEST_F(WorkerTest, serves_stream_lanes) {
   EXPECT_TRUE(client.wait_for_end());
 }
 
+TEST_F(WorkerTest, tells_when_a_client_has_ended_its_stream) {
+  worker.configure();
+  ASSERT_EQ(worker.load_model(5, "plain").type(), link::Body::ModelLoaded);
+  testing::StreamClient client;
+  const wire::LaneLayout layout = wire::to_wire(*make_lane_layout(2, 4096, 4096));
+  const std::uint64_t id = worker.send(
+      [&](FlatBufferBuilder& builder) {
+        return link::CreateOpenLane(builder, 21, 1, 5, link::Transport::kStream, &layout, 4096, 9);
+      },
+      {client.worker_socket.get()});
+  ASSERT_EQ(worker.answer_to(id).type(), link::Body::LaneReady);
+  client.worker_socket.reset();
+  client.close();
+  const LinkMessage event = worker.receive();
+  ASSERT_EQ(event.type(), link::Body::LaneClosed);
+  EXPECT_EQ(event.message().request_id(), 0u);
+  EXPECT_EQ(event.message().body_as_LaneClosed()->channel_id(), 21u);
+}
+
 TEST_F(WorkerTest, ends_on_what_is_no_message) {
   worker.configure();
   const std::vector<std::byte> garbage(100, std::byte{0xEE});
