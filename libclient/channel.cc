@@ -75,10 +75,7 @@ Status Channel::submit(InFlight& request) {
     const std::lock_guard lock(mutex_);
     const bool is_gone = peer_is_gone_locked();
     if (request.lane->closed) return request.lane->closed_status;
-    if (is_gone) {
-      return Status(StatusCode::kUnavailable, "model '" + request.lane->model().name +
-                                                  "': the worker or the daemon went away");
-    }
+    if (is_gone) return request.lane->gone();
     ++request.use;
     request.state.store(SlotState::kSubmitted, std::memory_order_relaxed);
     push_locked(request);
@@ -340,6 +337,7 @@ void Channel::fail_lane_locked(Lane& lane, const Status& status, Ending ending,
                 StatusCode::kUnavailable,
                 model + "the request was not started and may be sent again: " + status.message());
   lane.closed_status = not_started;
+  lane.closed_by_daemon = ending == Ending::kNotStarted;
   lane.closed = true;
   for (InFlight& request : lane.slots) {
     const SlotState state = request.state.load(std::memory_order_relaxed);

@@ -71,8 +71,8 @@ class ControlConnection : public std::enable_shared_from_this<ControlConnection>
   void pump_now_and_then();
   // Takes in messages until `done()`, which is called with the mutex held; false at `deadline`.
   bool wait_until(const std::function<bool()>& done, TimePoint deadline);
-  // A lane was destroyed. `was_closed`: the daemon knows already.
-  void lane_is_over(std::uint64_t channel_id, std::uint32_t lane_id, bool was_closed);
+  // A lane was destroyed. `daemon_knows`: it ended the lane itself.
+  void lane_is_over(std::uint64_t channel_id, std::uint32_t lane_id, bool daemon_knows);
 
   void enable_poll(std::shared_ptr<PollSet> poll_set);
   // What dispatch() means for every channel.
@@ -92,6 +92,7 @@ class ControlConnection : public std::enable_shared_from_this<ControlConnection>
   };
 
   ControlConnection(ConnectionOptions options, ProcessFd socket);
+  static Status daemon_is_away(const std::string& why);
   Status greet(TimePoint deadline);
   Status send_locked(std::unique_lock<std::mutex>& lock, std::span<const std::byte> bytes,
                      TimePoint deadline);

@@ -24,10 +24,15 @@ Lane::~Lane() = default;
 
 void Lane::leave_channel() {
   channel_->remove_lane(*this);
-  connection_->lane_is_over(terms_.channel_id, terms_.lane_id, closed);
+  connection_->lane_is_over(terms_.channel_id, terms_.lane_id, closed_by_daemon);
 }
 
 bool Lane::is_closed() const { return closed || peer_closed() || channel_->peer_closed(); }
+
+Status Lane::gone() const {
+  return Status(StatusCode::kUnavailable,
+                "model '" + model().name + "': the worker or the daemon went away");
+}
 
 void Lane::look_now_and_then() {
   if (channel_->is_polled_by_system_calls()) {

@@ -104,6 +104,8 @@ class Lane : public std::enable_shared_from_this<Lane> {
 
   // Whether nothing new can be submitted; may be a moment late.
   bool is_closed() const;
+  // What is_closed() means to a caller.
+  Status gone() const;
   // Takes in what the control connection has to say: a daemon that is gone cannot say so in shared
   // memory. The first at most every few milliseconds, so that busy requests pay no system call; the
   // second whenever the worker sleeps, when waking it costs one anyway. A stream always looks.
@@ -123,6 +125,7 @@ class Lane : public std::enable_shared_from_this<Lane> {
   std::vector<std::uint32_t> free_slots;  // the last one was used last and is warm
   PlanCache plans;
   std::atomic<bool> closed{false};  // may be read without
+  bool closed_by_daemon = false;
   Status closed_status;
 
   // The ModelLane that a request belongs to, if it still exists. Set once, before first use.

@@ -209,7 +209,7 @@ TEST_P(ReconnectTest, many_threads_survive_many_restarts) {
         if (!reply) {
           // In flight when the daemon went, or between two daemons.
           EXPECT_THAT(reply.error().code(),
-                      testing::AnyOf(StatusCode::kAborted, StatusCode::kUnavailable))
+                      ::testing::AnyOf(StatusCode::kAborted, StatusCode::kUnavailable))
               << reply.error().to_string();
           continue;
         }

@@ -122,10 +122,11 @@ Result<Future> Request::submit() && {
   InFlightHandle request = std::move(request_);
   while (true) {
     Lane& lane = *request->lane;
-    Status status(StatusCode::kUnavailable,
-                  "model '" + lane.model().name + "': the worker or the daemon went away");
     lane.look_before_submission();
-    if (!lane.is_closed()) {
+    Status status;
+    if (lane.is_closed()) {
+      status = lane.gone();
+    } else {
       internal::write_descriptors(*request);
       status = lane.channel().submit(*request);
       if (status.ok()) return Future(std::move(request));

@@ -67,7 +67,7 @@ void StreamChannel::send_locked() {
     }
     out_sent_ += static_cast<std::uint64_t>(sent);
     if (out_sent_ == sizeof(out_head_) + request.input_bytes) {
-      unsent_.pop_front();
+      unsent_.erase(unsent_.begin());
       out_sent_ = 0;
     }
   }

@@ -11,7 +11,6 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
-#include <deque>
 #include <memory>
 #include <vector>
 
@@ -68,7 +67,7 @@ class StreamChannel final : public Channel {
   std::atomic<bool> has_unsent_{false};
 
   // --- guarded by mutex_ ---
-  std::deque<InFlight*> unsent_;  // the first one is being sent
+  std::vector<InFlight*> unsent_;  // the first one is being sent
   Head out_head_{};
   std::uint64_t out_sent_ = 0;  // of the first one's frame, head included
   Head in_head_{};
