@@ -125,6 +125,15 @@ TEST(ClientTest, socket_path_that_no_socket_can_have_is_refused) {
   EXPECT_EQ(status_of(Client::connect(options)).code(), StatusCode::kInvalidArgument);
 }
 
+TEST(ClientTest, daemon_that_does_not_greet_is_unavailable) {
+  FakeDaemon daemon;
+  daemon.start();
+  daemon.stop_answering_control(/*hello_too=*/true);
+  const Status status = status_of(Client::connect(options_for(daemon)));
+  EXPECT_EQ(status.code(), StatusCode::kUnavailable);
+  EXPECT_EQ(status.message(), "the daemon on " + daemon.socket_path() + " does not answer");
+}
+
 TEST(ClientTest, daemon_that_does_not_answer_ends_at_the_deadline) {
   FakeDaemon daemon;
   daemon.start();

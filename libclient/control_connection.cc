@@ -67,7 +67,12 @@ Result<std::shared_ptr<ControlConnection>> ControlConnection::connect(
   }
   const std::shared_ptr<ControlConnection> connection(
       new ControlConnection(options, std::move(socket)));
-  if (const Status status = connection->greet(deadline); !status.ok()) return error(status);
+  Status status = connection->greet(deadline);
+  if (status.code() == StatusCode::kDeadlineExceeded) {
+    status = Status(StatusCode::kUnavailable,
+                    "the daemon on " + options.socket_path + " does not answer");
+  }
+  if (!status.ok()) return error(std::move(status));
   return connection;
 }
 

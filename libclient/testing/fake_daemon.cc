@@ -249,8 +249,9 @@ void FakeDaemon::refuse_lanes(std::optional<Status> status) {
   lane_refusal_ = std::move(status);
 }
 
-void FakeDaemon::stop_answering_control() {
+void FakeDaemon::stop_answering_control(bool hello_too) {
   const std::lock_guard lock(mutex_);
+  answers_hello_ = !hello_too;
   answers_control_ = false;
 }
 

@@ -79,8 +79,8 @@ class FakeDaemon {
   void unload_model(const std::string& model);
   // OpenLane answers this until reset.
   void refuse_lanes(std::optional<Status> status);
-  // Requests other than Hello get no answer.
-  void stop_answering_control();
+  // Requests get no answer; Hello still does, unless `hello_too`.
+  void stop_answering_control(bool hello_too = false);
 
   // Latches. Counts are since construction.
   void wait_for_submissions(std::size_t count);
@@ -137,6 +137,7 @@ class FakeDaemon {
   std::uint32_t next_lane_ = 1;
   bool is_holding_ = false;
   bool answers_control_ = true;
+  bool answers_hello_ = true;
   std::function<void(Answer&)> spoil_;
   std::optional<Status> lane_refusal_;
   std::vector<Held> held_;

@@ -49,6 +49,7 @@ void FakeDaemon::handle_locked(Connection& connection, const wire::Message& mess
     return builder.CreateVector(models);
   };
   if (const wire::Hello* hello = message.body_as_Hello()) {
+    if (!answers_hello_) return;
     if (hello->major() != options_.protocol_major) {
       return refuse_locked(
           connection, id,
