@@ -74,7 +74,7 @@ TEST_P(StartOrder, a_client_goes_on_after_the_daemon_was_killed_and_started_agai
   daemon_.expect_clean_stop();
 }
 
-TEST_P(StartOrder, what_was_in_flight_when_the_daemon_died_fails_within_a_second) {
+TEST_P(StartOrder, what_was_in_flight_when_the_daemon_died_fails_within_two_seconds) {
   ASSERT_TRUE(daemon_.start());
   Model model = daemon_.open("slow", GetParam());
   const Tensor many = tensor<std::int64_t>({1}, {10'000'000});
@@ -92,7 +92,8 @@ TEST_P(StartOrder, what_was_in_flight_when_the_daemon_died_fails_within_a_second
     EXPECT_THAT(reply.error().code(), AnyOf(StatusCode::kAborted, StatusCode::kUnavailable))
         << reply.error().to_string();
   }
-  EXPECT_LT(std::chrono::steady_clock::now() - killed, std::chrono::seconds(1));
+  // Nobody is left to wake the client: it looks for itself once a second.
+  EXPECT_LT(std::chrono::steady_clock::now() - killed, std::chrono::seconds(2));
 }
 
 TEST_P(StartOrder, a_client_process_survives_restarts_in_the_middle_of_its_calls) {

@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <sstream>
 #include <string_view>
 #include <utility>
@@ -152,10 +151,12 @@ bool wait_for_end(pid_t pid, SteadyTime deadline) {
 
 void adopt_orphans() { ::prctl(PR_SET_CHILD_SUBREAPER, 1); }
 
-std::vector<std::string> remaining_children(SteadyTime deadline) {
+std::vector<std::string> remaining_children(const std::set<std::string>& names,
+                                            SteadyTime deadline) {
   std::vector<std::string> running;
   for (const pid_t pid : children()) {
     const std::string name = name_of(pid);
+    if (!names.contains(name.substr(0, name.find('[')))) continue;
     if (wait_for_end(pid, deadline)) {
       ::waitpid(pid, nullptr, WNOHANG);
     } else {

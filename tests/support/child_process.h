@@ -11,6 +11,7 @@
 #include <chrono>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -64,8 +65,9 @@ bool wait_for_end(pid_t pid, SteadyTime deadline = patience());
 
 // Makes orphans of this process's descendants its children, so that none can hide.
 void adopt_orphans();
-// Reaps and waits for children that nobody has waited for; gives the names and pids of those that
-// still run at `deadline`.
-std::vector<std::string> remaining_children(SteadyTime deadline);
+// Waits for, and reaps, children called one of `names` (as in /proc/PID/comm) that belong to no
+// ChildProcess; gives names and pids of those that still run at `deadline`.
+std::vector<std::string> remaining_children(const std::set<std::string>& names,
+                                            SteadyTime deadline = patience());
 
 }  // namespace bucketd::test

@@ -8,6 +8,12 @@
 #include <utility>
 
 namespace bucketd::test {
+namespace {
+
+// Of the daemon's processes.
+const std::set<std::string> kProcessNames = {"bucketd", "bucketd-worker"};
+
+}  // namespace
 
 std::filesystem::path executable(const std::string& name) {
   return std::filesystem::path(BUCKETD_TEST_BIN_DIR) / name;
@@ -82,14 +88,14 @@ Model TestDaemon::open(const std::string& name, Transport transport) {
 void TestDaemon::expect_clean_stop() {
   process_->send(SIGTERM);
   EXPECT_EQ(process_->exit_code(), 0) << "bucketd did not end, or not well, after SIGTERM";
-  EXPECT_TRUE(remaining_children(patience()).empty()) << "processes are left";
+  EXPECT_TRUE(remaining_children(kProcessNames).empty()) << "processes are left";
   EXPECT_FALSE(std::filesystem::exists(socket_path())) << "its socket is left";
 }
 
 void TestDaemon::kill() {
   process_->send(SIGKILL);
   process_->wait();
-  for (const std::string& process : remaining_children(patience())) {
+  for (const std::string& process : remaining_children(kProcessNames)) {
     ADD_FAILURE() << process << " outlived bucketd";
   }
 }

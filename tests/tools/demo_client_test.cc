@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,56 +18,73 @@ using ::testing::Not;
 
 constexpr const char* kLengths = "1,64,122,127-131,150,157-159,300,444,511,512";
 
-// Makes the tiny BERT with `options`, serves it, and runs the demo's client on all requests.
-RunResult run_demo(const std::vector<std::string>& options, bool show_errors = false) {
-  const TemporaryDirectory directory;
-  const std::string python_path = std::string(BUCKETD_SOURCE_DIR) + "/libclient/python";
-  std::vector<std::string> arguments = {python_path + "/examples/make_demo_artifact.py",
-                                        "--size",
-                                        "tiny",
-                                        "--output",
-                                        directory.path(),
-                                        "--lengths",
-                                        kLengths};
-  arguments.insert(arguments.end(), options.begin(), options.end());
-  const RunResult made = run_program(BUCKETD_PYTHON, arguments, {"PYTHONPATH=" + python_path});
-  EXPECT_EQ(made.exit_code, 0) << made.output;
+// The tiny BERT and its requests, served.
+class ServedBert {
+ public:
+  // `options` of make_demo_artifact.py.
+  explicit ServedBert(const std::vector<std::string>& options = {}) {
+    const std::string python_path = std::string(BUCKETD_SOURCE_DIR) + "/libclient/python";
+    std::vector<std::string> arguments = {python_path + "/examples/make_demo_artifact.py",
+                                          "--size",
+                                          "tiny",
+                                          "--output",
+                                          directory_.path(),
+                                          "--lengths",
+                                          kLengths};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    const RunResult made = run_program(BUCKETD_PYTHON, arguments,
+                                       {"PYTHONPATH=" + python_path, "PYTHONDONTWRITEBYTECODE=1"});
+    EXPECT_EQ(made.exit_code, 0) << made.output;
+    nlohmann::json config = TestDaemon::serving({"bert"});
+    config["artifact_roots"] = {directory_.path()};
+    daemon_.emplace(config);
+    EXPECT_TRUE(daemon_->start());
+  }
+  ~ServedBert() { daemon_->expect_clean_stop(); }
 
-  nlohmann::json config = TestDaemon::serving({"bert"});
-  config["artifact_roots"] = {directory.path()};
-  TestDaemon daemon(config);
-  EXPECT_TRUE(daemon.start());
-  std::vector<std::string> client = {"--socket", daemon.socket_path(), "--requests",
-                                     directory.path() / "requests"};
-  if (show_errors) client.emplace_back("--show-errors");
-  const RunResult result = run_program(executable("bucketd-demo-client"), client);
-  daemon.expect_clean_stop();
-  return result;
-}
+  RunResult run(const std::string& program, const std::vector<std::string>& arguments = {}) {
+    return run_program(executable(program), arguments,
+                       {"BUCKETD_SOCKET=" + daemon_->socket_path().string()});
+  }
+  RunResult run_demo_client(std::vector<std::string> arguments = {}) {
+    arguments.insert(arguments.end(), {"--requests", directory_.path() / "requests"});
+    return run("bucketd-demo-client", arguments);
+  }
+
+ private:
+  TemporaryDirectory directory_;
+  std::optional<TestDaemon> daemon_;
+};
 
 TEST(DemoClient, passes_when_everything_is_right) {
-  const RunResult result = run_demo({});
+  const RunResult result = ServedBert().run_demo_client();
   EXPECT_EQ(result.exit_code, 0) << result.output;
   EXPECT_THAT(result.output, Not(HasSubstr("WRONG")));
 }
 
 TEST(DemoClient, notices_a_shifted_bucket_boundary) {
-  const RunResult result = run_demo({"--break-boundary"});
+  const RunResult result = ServedBert({"--break-boundary"}).run_demo_client();
   EXPECT_EQ(result.exit_code, 1) << result.output;
   EXPECT_THAT(result.output, HasSubstr("WRONG"));
 }
 
 TEST(DemoClient, notices_wrong_padding) {
-  const RunResult result = run_demo({"--break-padding"});
+  const RunResult result = ServedBert({"--break-padding"}).run_demo_client();
   EXPECT_EQ(result.exit_code, 1) << result.output;
   EXPECT_THAT(result.output, HasSubstr("WRONG"));
 }
 
 TEST(DemoClient, shows_each_wrong_request_its_own_error) {
-  const RunResult result = run_demo({}, /*show_errors=*/true);
+  const RunResult result = ServedBert().run_demo_client({"--show-errors"});
   EXPECT_EQ(result.exit_code, 0) << result.output;
   EXPECT_THAT(result.output,
               AllOf(HasSubstr("513"), HasSubstr("512"), HasSubstr("float32"), HasSubstr("'brt'")));
+}
+
+TEST(Hello, the_client_of_the_readme_works) {
+  const RunResult result = ServedBert().run("bucketd-hello");
+  EXPECT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_THAT(result.output, HasSubstr("bucket 0: "));
 }
 
 }  // namespace
