@@ -216,7 +216,9 @@ TEST(ModelsThatDieWhileLoading, are_quarantined_while_others_are_served) {
   BackgroundCalls serving(multi);
   ASSERT_TRUE(daemon.wait_until_ready());
 
-  for (const ModelSummary& model : *client.models()) {
+  const Result<std::vector<ModelSummary>> models = client.models();
+  ASSERT_TRUE(models) << models.error().to_string();
+  for (const ModelSummary& model : *models) {
     SCOPED_TRACE(model.name + ": " + model.reason);
     if (model.name == "multi") {
       EXPECT_EQ(model.state, ModelState::kReady);
