@@ -115,13 +115,13 @@ Result<std::shared_ptr<Lane>> ClientState::open_lane(const std::string& model, T
     Result<std::shared_ptr<ControlConnection>> control = connection(deadline);
     if (!control) return error(control.error());
     Result<Answer> answer = (*control)->call(open, wire::Body::LaneOpened, answer_deadline);
-    if (answer) return make_lane(std::move(*answer), std::move(*control));
+    if (answer) return make_lane(std::move(*answer), *control);
     if (!(*control)->has_ended() || Clock::now() >= deadline) return error(answer.error());
   }
 }
 
 Result<std::shared_ptr<Lane>> ClientState::make_lane(
-    Answer answer, std::shared_ptr<ControlConnection> connection) {
+    Answer answer, const std::shared_ptr<ControlConnection>& connection) {
   const wire::LaneOpened& opened = *answer.message().body_as_LaneOpened();
   Result<LaneLayout> layout = wire::from_wire(opened.layout());
   if (!layout) return error(StatusCode::kInternal, layout.error().message());

@@ -75,7 +75,7 @@ class ClientState : public std::enable_shared_from_this<ClientState> {
   Result<std::shared_ptr<ControlConnection>> connect(TimePoint deadline);
   std::shared_ptr<PollSet> poll_set_locked(ProcessState& process);
   Result<std::shared_ptr<Lane>> make_lane(Answer answer,
-                                          std::shared_ptr<ControlConnection> connection);
+                                          const std::shared_ptr<ControlConnection>& connection);
 
   const ClientOptions options_;
   const ConnectionOptions connection_options_;

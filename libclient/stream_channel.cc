@@ -219,8 +219,9 @@ Status StreamLane::prepare_slot(std::uint32_t slot) {
                                                       "': no memory for a request of up to " +
                                                       std::to_string(bytes) + " bytes");
   }
-  const auto address = reinterpret_cast<std::uintptr_t>(memory.allocation.get());
-  memory.input = reinterpret_cast<std::byte*>(*align_up(address, kTensorAlignment));
+  std::size_t space = bytes;
+  void* aligned = memory.allocation.get();
+  memory.input = static_cast<std::byte*>(std::align(kTensorAlignment, 1, aligned, space));
   memory.output = memory.input + layout().input_slot_bytes;
   return Status();
 }
