@@ -14,8 +14,10 @@
 namespace bucketd::supervisor {
 namespace {
 
-// Questions that a worker may leave unanswered before new lanes are refused.
-constexpr std::size_t kMaxUnanswered = 512;
+// Questions that a worker may leave unanswered before new lanes have to wait.
+constexpr std::size_t kMaxUnanswered = 1024;
+// How many of them may be one user's.
+constexpr std::size_t kMaxUnderWay = 64;
 
 // The worker's refusal, or why there is no answer.
 Status reason_of(const link::Message* message) {
@@ -47,8 +49,9 @@ Result<std::vector<UniqueFd>> duplicates(const std::vector<UniqueFd>& fds) {
 
 }  // namespace
 
-ChannelBroker::ChannelBroker(const LimitsConfiguration& limits, UserAccounts& accounts)
-    : limits_(limits), accounts_(accounts) {}
+ChannelBroker::ChannelBroker(const LimitsConfiguration& limits, UserAccounts& accounts,
+                             std::function<void()> on_progress)
+    : limits_(limits), accounts_(accounts), on_progress_(std::move(on_progress)) {}
 
 ChannelBroker::Channel* ChannelBroker::find(std::uint64_t channel_id) {
   const auto found = channels_.find(channel_id);
@@ -65,6 +68,18 @@ std::size_t ChannelBroker::lanes_of_connection(std::uint64_t connection_id) cons
   return count;
 }
 
+std::size_t ChannelBroker::under_way(uid_t uid) const {
+  std::size_t count = 0;
+  for (const auto& [id, channel] : channels_) {
+    if (channel.uid != uid) continue;
+    count += channel.state == State::kOpen ? 0 : 1 + channel.waiting.size();
+    for (const auto& [lane_id, lane] : channel.lanes) {
+      count += lane.opened != nullptr || lane.is_closing ? 1 : 0;
+    }
+  }
+  return count;
+}
+
 void ChannelBroker::open_lane(WorkerSlot& slot, const LaneRequest& request, Opened opened) {
   if (lanes_of_connection(request.connection_id) >= limits_.max_lanes_per_connection) {
     return opened(error(StatusCode::kResourceExhausted,
@@ -72,10 +87,13 @@ void ChannelBroker::open_lane(WorkerSlot& slot, const LaneRequest& request, Open
                             " lanes, the limit 'limits.max_lanes_per_connection'; model '" +
                             request.generation->name + "' would be one more"));
   }
-  if (!slot.is_ready() || slot.process()->unanswered() >= kMaxUnanswered) {
-    return opened(error(
-        StatusCode::kUnavailable,
-        "the worker of model '" + request.generation->name + "' cannot take another lane now"));
+  if (!slot.is_ready()) {
+    return opened(error(StatusCode::kUnavailable,
+                        "the worker of model '" + request.generation->name + "' is away"));
+  }
+  if (slot.process()->unanswered() >= kMaxUnanswered || under_way(request.uid) >= kMaxUnderWay) {
+    return opened(error(StatusCode::kWouldBlock,
+                        "the worker of model '" + request.generation->name + "' is busy"));
   }
   if (request.transport == link::Transport::kRing) {
     for (auto& [id, channel] : channels_) {
@@ -150,6 +168,7 @@ Status ChannelBroker::send_open_channel(WorkerSlot& slot, Channel& channel) {
 
 void ChannelBroker::channel_answered(std::uint64_t channel_id, const link::Message* message,
                                      WorkerSlot& slot) {
+  on_progress_();
   Channel* channel = find(channel_id);
   if (channel == nullptr || channel->state != State::kOpening) return;
   if (message == nullptr || message->body_as_ChannelReady() == nullptr) {
@@ -236,6 +255,7 @@ void ChannelBroker::add_lane(WorkerSlot& slot, Channel& channel, const LaneReque
 
 void ChannelBroker::lane_answered(std::uint64_t channel_id, std::uint32_t lane_id,
                                   const link::Message* message) {
+  on_progress_();
   Channel* channel = find(channel_id);
   if (channel == nullptr || channel->state != State::kOpen) return;
   const auto found = channel->lanes.find(lane_id);

@@ -70,11 +70,15 @@ class ChannelBroker {
  public:
   using Opened = std::function<void(Result<LaneOffer>)>;
 
-  ChannelBroker(const LimitsConfiguration& limits, UserAccounts& accounts);
+  // `on_progress` is called when a worker has answered something, so that lanes that could not be
+  // opened before may be now.
+  ChannelBroker(const LimitsConfiguration& limits, UserAccounts& accounts,
+                std::function<void()> on_progress);
 
   // `opened` is called exactly once, perhaps from within this call, with RESOURCE_EXHAUSTED
-  // (limits), UNAVAILABLE (the worker died, or has too much to answer: ask again), or the worker's
-  // refusal. If the connection ends first, it is called with CANCELLED.
+  // (limits), UNAVAILABLE (the worker died: ask again when it is back), WOULD_BLOCK (the worker, or
+  // this user, has too much under way: ask again after progress), or the worker's refusal. If the
+  // connection ends first, it is called with CANCELLED.
   void open_lane(WorkerSlot& slot, const LaneRequest& request, Opened opened);
 
   // NOT_FOUND if the connection has no such lane.
@@ -142,9 +146,12 @@ class ChannelBroker {
   static void mark_closed(Channel& channel);
   void forget_channel(std::uint64_t channel_id, const Status& reason);
   std::size_t lanes_of_connection(std::uint64_t connection_id) const;
+  // Channels and lanes of this user that a worker has been asked to open or close.
+  std::size_t under_way(uid_t uid) const;
 
   const LimitsConfiguration& limits_;
   UserAccounts& accounts_;
+  const std::function<void()> on_progress_;
   std::map<std::uint64_t, Channel> channels_;
   std::uint64_t next_channel_id_ = 1;
 };

@@ -32,6 +32,7 @@ Status ChannelBroker::close_lane(std::uint64_t connection_id, std::uint64_t chan
       },
       {},
       [this, channel_id, lane_id](const link::Message* message) {
+        on_progress_();
         Channel* closed = find(channel_id);
         if (message == nullptr || closed == nullptr) return;
         closed->lanes.erase(lane_id);
@@ -76,6 +77,7 @@ void ChannelBroker::connection_ended(std::uint64_t connection_id, const SlotLook
         [this, channel_id = id](const link::Message* message) {
           // After a death worker_died() has forgotten it already.
           if (message != nullptr) channels_.erase(channel_id);
+          on_progress_();
         });
   }
   for (const Opened& opened : unanswered) {

@@ -223,12 +223,13 @@ void ControlService::lane_opened(std::uint64_t pending_id, std::uint64_t connect
   Pending* pending = find(pending_id);
   if (!offer) {
     if (pending == nullptr) return;
-    if (offer.error().code() == StatusCode::kUnavailable && Clock::now() < pending->deadline) {
-      pending->is_opening =
-          false;  // the worker died or the model was replaced: models_changed() follows
-      return;
-    }
-    return answer_error(pending_id, offer.error());
+    const bool is_passing = offer.error().code() == StatusCode::kUnavailable ||
+                            offer.error().code() == StatusCode::kWouldBlock;
+    if (!is_passing) return answer_error(pending_id, offer.error());
+    // The worker died, the model was replaced, or too much is under way: models_changed() follows.
+    pending->is_opening = false;
+    if (Clock::now() >= pending->deadline) out_of_time(pending_id);
+    return;
   }
   const std::shared_ptr<ControlConnection> connection =
       pending == nullptr ? nullptr : pending->connection.lock();

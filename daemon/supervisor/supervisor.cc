@@ -44,7 +44,7 @@ Supervisor::Supervisor(Configuration configuration, std::string executable)
       stop_timer_(context_),
       accounts_(configuration_.limits),
       crash_accounts_(configuration_.crash),
-      broker_(configuration_.limits, accounts_),
+      broker_(configuration_.limits, accounts_, [this] { retry_lanes(); }),
       sessions_(context_, configuration_.limits, accounts_, slot_of()),
       service_(context_, *this, registry_, broker_, sessions_, crash_accounts_),
       loader_(context_, configuration_, *this) {
@@ -80,6 +80,14 @@ Status Supervisor::run(UniqueFd activation) {
 
 std::chrono::milliseconds Supervisor::uptime() const {
   return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - started_);
+}
+
+void Supervisor::retry_lanes() {
+  if (std::exchange(is_retry_posted_, true)) return;
+  asio::post(context_, [this] {
+    is_retry_posted_ = false;
+    service_.models_changed();
+  });
 }
 
 SlotLookup Supervisor::slot_of() {

@@ -84,6 +84,8 @@ class Supervisor : private WorkerSlot::Observer,
   void finish();
   void stop_if_all_dead();
   SlotLookup slot_of();
+  // Once per turn of the io_context, however much progress there was.
+  void retry_lanes();
   void sessions_changed(const std::string& model);
 
   const Configuration configuration_;
@@ -109,6 +111,7 @@ class Supervisor : private WorkerSlot::Observer,
   ModelLoader loader_;
   std::uint64_t next_connection_id_ = 1;
   std::uint64_t next_incarnation_ = 1;
+  bool is_retry_posted_ = false;
   bool ready_told_ = false;
   std::string status_told_;
   bool draining_ = false;

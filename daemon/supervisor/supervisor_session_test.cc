@@ -101,9 +101,12 @@ TEST_F(SupervisorSessionTest, a_session_survives_its_connection_and_can_be_resum
   ControlClient client = daemon_.connect();
   TestLane lane(client.ask(open_lane_request("m")));
   // The first connection's end may still be on its way.
-  Received answer = client.ask(open_session("m", session.id));
-  while (!answer.status().ok()) answer = client.ask(open_session("m", session.id));
-  EXPECT_EQ(step(lane, session_of(answer)), 102);
+  ASSERT_TRUE(eventually([&] {
+    const Received answer = client.ask(open_session("m", session.id));
+    if (answer.status().ok()) session = session_of(answer);
+    return answer.status().ok();
+  }));
+  EXPECT_EQ(step(lane, session), 102);
   EXPECT_EQ(client.ask(open_session("m", std::string(32, '0'))).status().code(),
             StatusCode::kNotFound);
 }
@@ -177,8 +180,7 @@ TEST_F(SupervisorSessionTest, sessions_are_limited_and_idle_ones_end) {
     EXPECT_THAT(status.message(), HasSubstr("limits.max_sessions_per_user"));
   }
   EXPECT_EQ(session_count(watcher), 2u);
-  while (session_count(watcher) != 0) {
-  }
+  EXPECT_TRUE(eventually([&] { return session_count(watcher) == 0; }));
 }
 
 TEST_F(SupervisorSessionTest, a_model_without_state_has_no_sessions) {

@@ -146,6 +146,17 @@ void TestLane::submit(std::uint8_t what, std::uint64_t user_data, float first,
   ::send(wakeup_->get(), "!", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+void TestLane::wait_taken() {
+  const auto& header = *static_cast<const LaneWorkerHeader*>(b_.get_address());
+  const Clock::time_point deadline = Clock::now() + kPatience;
+  while (Clock::now() < deadline) {
+    const std::uint32_t seen = page().signal.load();
+    if (header.submission_head.load(std::memory_order_acquire) == tail_) return;
+    futex_wait(page().signal, seen, deadline);
+  }
+  throw std::runtime_error("the worker does not take the request");
+}
+
 std::optional<CompletionEntry> TestLane::completion() {
   const auto& header = *static_cast<const LaneWorkerHeader*>(b_.get_address());
   const Clock::time_point deadline = Clock::now() + kPatience;

@@ -70,6 +70,16 @@ class ControlClient {
   std::deque<Received> kept_;
 };
 
+// Asks `condition`, which is a round trip to the daemon, until it holds. False if it never does.
+template <typename Condition>
+bool eventually(Condition condition) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (std::chrono::steady_clock::now() < deadline) {
+    if (condition()) return true;
+  }
+  return false;
+}
+
 // A ring lane as the client sees it.
 class TestLane {
  public:
@@ -79,6 +89,8 @@ class TestLane {
   // Submits a request that does `what` (see fake_worker.cc).
   void submit(std::uint8_t what, std::uint64_t user_data, float first = 0,
               std::uint64_t session_handle = 0);
+  // Waits until the worker executes, or has executed, all that was submitted.
+  void wait_taken();
   // Waits for the next completion; nothing if the channel is closed first. Fails the test when
   // neither comes.
   std::optional<CompletionEntry> completion();

@@ -292,6 +292,10 @@ class FakeWorker {
         execute(channel_id, channel, lane_id, lane);
       }
     }
+    wake_client(channel);
+  }
+
+  static void wake_client(const Channel& channel) {
     auto& page = *static_cast<WorkerPage*>(channel.b.get_address());
     page.signal.fetch_add(1);
     futex_wake(page.signal, 1);
@@ -312,6 +316,8 @@ class FakeWorker {
     executor.session_handle.store(entry.session_handle);
     executor.started_ns.store(monotonic_ns());
     executor.state.store(1, std::memory_order_release);
+    lane.worker().submission_head.store(lane.head + 1, std::memory_order_release);
+    wake_client(channel);
     misbehave(entry.priority, channel_id);
     std::byte* output = b + lane.layout.output_slot_offset(entry.slot);
     std::memcpy(output, a + lane.layout.input_slot_offset(entry.slot), 64);
@@ -330,7 +336,6 @@ class FakeWorker {
     executor.state.store(0, std::memory_order_release);
     executor.completed.fetch_add(1);
     ++lane.head;
-    lane.worker().submission_head.store(lane.head, std::memory_order_release);
     lane.worker().completion_tail.store(lane.head, std::memory_order_release);
   }
 
