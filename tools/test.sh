@@ -38,6 +38,7 @@ done
 cd "$kRoot"
 # Everything a test writes goes here, so that it goes away with it; short, for socket paths.
 work=$(mktemp -d /tmp/bdt-XXXXXX)
+chmod 711 "$work"   # tests connect as other users to sockets below it
 export TMPDIR=$work
 # Names of ctest, one a line; lines that begin with # give the reasons.
 known_failures=$(grep -v '^#' tests/known_failures | paste -sd '|')
