@@ -26,10 +26,8 @@ UniqueFd open_pidfd(pid_t pid) {
 
 bool poll_until(int fd, SteadyTime deadline) {
   while (true) {
-    const auto left =
-        std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     pollfd entry{fd, POLLIN, 0};
-    const int ready = ::poll(&entry, 1, static_cast<int>(std::max<long>(left.count(), 0)));
+    const int ready = ::poll(&entry, 1, milliseconds_until(deadline));
     if (ready > 0) return true;
     if (ready == 0) return false;
   }
@@ -71,6 +69,12 @@ std::vector<pid_t> children() {
 }
 
 }  // namespace
+
+int milliseconds_until(SteadyTime deadline) {
+  const SteadyTime now = std::chrono::steady_clock::now();
+  if (deadline <= now) return 0;
+  return static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(deadline - now).count());
+}
 
 SteadyTime patience() { return std::chrono::steady_clock::now() + std::chrono::seconds(60); }
 

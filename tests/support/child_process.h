@@ -24,6 +24,9 @@ using SteadyTime = std::chrono::steady_clock::time_point;
 // A deadline that only a broken program misses, also under sanitizers on a busy machine.
 SteadyTime patience();
 
+// For poll(); 0 when `deadline` has passed. (SteadyTime::min() minus anything would overflow.)
+int milliseconds_until(SteadyTime deadline);
+
 struct ChildOptions {
   std::vector<std::string> arguments = {};    // without the program's name
   std::vector<std::string> environment = {};  // "NAME=value", replacing what the test itself has

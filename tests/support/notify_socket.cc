@@ -45,11 +45,10 @@ bool NotifySocket::wait_for(std::string_view line, pid_t pid, SteadyTime deadlin
   while (true) {
     receive_all();
     if (std::find(lines_.begin(), lines_.end(), line) != lines_.end()) return true;
-    const auto left =
-        std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
-    if (left.count() <= 0) return false;
+    const int left = milliseconds_until(deadline);
+    if (left == 0) return false;
     std::array<pollfd, 2> entries = {{{socket_.get(), POLLIN, 0}, {pidfd.get(), POLLIN, 0}}};
-    ::poll(entries.data(), entries.size(), static_cast<int>(left.count()));
+    ::poll(entries.data(), entries.size(), left);
     if (entries[1].revents != 0 && entries[0].revents == 0) return false;
   }
 }
