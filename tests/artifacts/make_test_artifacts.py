@@ -136,7 +136,7 @@ def make_identities(folder):
 def make_ranks(folder):
     one = {"input_names": ["x"], "output_names": ["y"]}
     trace(folder, "rank_0", AddOne(), [torch.tensor(1.0)], PadKernel(dims=[]), **one)
-    for rank in range(1, 6):
+    for rank in range(1, 9):
         examples = [torch.ones([n] + [3] * (rank - 1)) for n in (2, 4)]
         trace(folder, f"rank_{rank}", AddOne(), examples, PadKernel(dims=[0]), **one)
 

@@ -13,7 +13,7 @@ void Conformance::SetUpTestSuite() {
     const std::string name = "identity_" + std::string(dtype_name(static_cast<DType>(dtype)));
     models.push_back({{"name", name}, {"path", name + ".pt"}});
   }
-  for (int rank = 0; rank <= 5; ++rank) {
+  for (std::size_t rank = 0; rank <= kMaxRank; ++rank) {
     const std::string name = "rank_" + std::to_string(rank);
     models.push_back({{"name", name}, {"path", name + ".pt"}});
   }

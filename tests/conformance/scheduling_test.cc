@@ -123,12 +123,14 @@ TEST_P(Conformance, an_abandoned_request_gives_its_slot_back) {
 
 TEST_P(Conformance, what_a_client_left_in_the_queue_is_not_executed) {
   Client watcher = connect();
-  const auto finished = [&] {
+  // None of these fails when it is executed; what is answered without being executed counts as
+  // failed.
+  const auto executed = [&] {
     const Result<DaemonStatus> status = watcher.status();
     EXPECT_TRUE(status) << status.error().to_string();
-    return status ? status->workers.at(1).completed + status->workers.at(1).failed : 0;
+    return status ? status->workers.at(1).completed : 0;
   };
-  const std::uint64_t before = finished();
+  const std::uint64_t before = executed();
   std::size_t submitted = 0;
   {
     Model model = open(kSlowAlone);
@@ -147,7 +149,7 @@ TEST_P(Conformance, what_a_client_left_in_the_queue_is_not_executed) {
   // Another client's request is behind all that would have been executed.
   Model model = open(kSlowAlone);
   EXPECT_TRUE(submit_rounds(model, kOneRound).wait(patience()));
-  EXPECT_LT(finished() - before, submitted) << "the whole queue of a dead client was executed";
+  EXPECT_LT(executed() - before, submitted) << "the whole queue of a dead client was executed";
 }
 
 TEST_P(Conformance, an_event_loop_learns_of_completions_from_a_descriptor) {

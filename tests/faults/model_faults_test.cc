@@ -111,8 +111,9 @@ TEST_P(ModelFaults, give_everything_in_flight_one_answer_that_tells_what_is_safe
   TestDaemon daemon(two_workers(model_name()));
   ASSERT_TRUE(daemon.start());
   Client client = daemon.connect({.transport = transport()});
-  Model failing = *client.open(model_name());
+  // In this order: of what arrives at once, the worker takes the lane first that was opened first.
   Model slow = *client.open("slow_beside");
+  Model failing = *client.open(model_name());
 
   // One core: the first runs, the fatal one after it, and the rest never starts.
   Result<Future> first = send(slow, tensor<std::int64_t>({1}, {3000}));
@@ -195,6 +196,15 @@ TEST(RepeatOffender, is_refused_on_that_model_and_on_no_other) {
   daemon.expect_clean_stop();
 }
 
+// What the reason of a quarantine or a refusal has to tell.
+std::string said_of(const std::string& model) {
+  if (model.starts_with("abort")) return "SIGABRT";
+  if (model.starts_with("null_dereference")) return "SIGSEGV";
+  if (model.starts_with("exit")) return "3";
+  if (model.starts_with("throw_error")) return "was asked to raise";
+  return "4000";  // hang, spin: the limit
+}
+
 TEST(ModelsThatDieWhileLoading, are_quarantined_while_others_are_served) {
   nlohmann::json config;
   config["artifact_roots"] = {artifact_directory(), BUCKETD_FAILING_ARTIFACTS};
@@ -204,6 +214,8 @@ TEST(ModelsThatDieWhileLoading, are_quarantined_while_others_are_served) {
   for (const char* way : {"abort", "null_dereference", "exit", "hang", "spin", "throw_error"}) {
     for (const char* when : {"while_loading", "in_warm_up"}) {
       const std::string name = std::string(way) + "_" + when;
+      // A bucket that only raises on zeros is warmed up on ones.
+      if (name == "throw_error_in_warm_up") continue;
       config["models"].push_back(
           {{"name", name}, {"path", std::string(BUCKETD_FAILING_ARTIFACTS) + "/" + name + ".pt"}});
     }
@@ -226,7 +238,7 @@ TEST(ModelsThatDieWhileLoading, are_quarantined_while_others_are_served) {
     }
     const bool raised = model.name.starts_with("throw_error");
     EXPECT_EQ(model.state, raised ? ModelState::kFailed : ModelState::kQuarantined);
-    EXPECT_GT(model.reason.size(), 10u);
+    EXPECT_THAT(model.reason, HasSubstr(said_of(model.name)));
     const Result<Model> opened = client.open(model.name);
     ASSERT_FALSE(opened) << "opened";
     EXPECT_THAT(opened.error().message(), HasSubstr(model.name));
