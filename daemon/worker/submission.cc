@@ -84,6 +84,11 @@ Status check_descriptors(const ModelDescription& model, const SubmissionEntry& e
                          SubmittedInputs& inputs) {
   const bool is_raw = entry.kind == static_cast<std::uint8_t>(SubmissionKind::kRaw);
   const std::uint64_t first_offset = input_payload_offset(descriptors.size());
+  if (slot_bytes < first_offset) {
+    return invalid("model '" + model.name + "': the request ends within its " +
+                   std::to_string(descriptors.size()) + " input descriptors");
+  }
+  std::uint64_t total_bytes = 0;
   inputs.signatures.resize(descriptors.size());
   inputs.offsets.resize(descriptors.size());
   inputs.byte_sizes.resize(descriptors.size());
@@ -95,6 +100,14 @@ Status check_descriptors(const ModelDescription& model, const SubmissionEntry& e
     }
     inputs.offsets[i] = descriptors[i].offset;
     inputs.byte_sizes[i] = descriptors[i].byte_size;
+    // Each lies within the slot: 64 of them cannot overflow.
+    total_bytes += descriptors[i].byte_size;
+  }
+  if (total_bytes > slot_bytes - first_offset) {
+    // Else the copies of tensors that overlap would be many times the slot.
+    return invalid("model '" + model.name + "': inputs of " + std::to_string(total_bytes) +
+                   " bytes together in a slot that has room for " +
+                   std::to_string(slot_bytes - first_offset) + ": they overlap");
   }
   return Status();
 }

@@ -116,6 +116,29 @@ TEST_F(Submission, is_refused_with_tensors_that_are_not_within_the_slot) {
   EXPECT_TRUE(check().ok());
 }
 
+TEST_F(Submission, is_refused_when_its_inputs_overlap_to_more_than_the_slot) {
+  ModelDescription wide = model;
+  for (std::size_t i = 1; i < 64; ++i) {
+    wide.inputs.push_back({"x" + std::to_string(i), DType::kInt64});
+  }
+  entry.tensor_count = 64;
+  const std::uint64_t slot_bytes = input_payload_offset(64) + 4096;
+  descriptor.offset = input_payload_offset(64);
+  descriptor.dims[1] = 512;
+  descriptor.byte_size = 4096;
+  const std::vector<InputDescriptor> descriptors(64, descriptor);
+  const Status status = check_descriptors(wide, entry, descriptors, slot_bytes, inputs);
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(status.message(), HasSubstr("inputs of 262144 bytes together in a slot that has room "
+                                          "for 4096"));
+}
+
+TEST_F(Submission, is_refused_in_a_frame_that_ends_within_its_descriptors) {
+  const Status status =
+      check_descriptors(model, entry, std::span(&descriptor, 1), sizeof(InputDescriptor), inputs);
+  EXPECT_THAT(status.message(), HasSubstr("ends within its 1 input descriptors"));
+}
+
 TEST_F(Submission, may_be_empty_at_the_slots_very_end) {
   descriptor.dims[1] = 0;
   descriptor.byte_size = 0;
