@@ -2,11 +2,15 @@
 
 #include <sys/socket.h>
 
-#include <climits>
-
 #include "common/futex.h"
 
 namespace bucketd {
+namespace {
+
+// More threads than may sensibly wait for one channel; a bound on what waking a client can cost us.
+constexpr int kMostSleepers = 256;
+
+}  // namespace
 
 Result<std::shared_ptr<RingChannel>> RingChannel::open(
     std::uint64_t id, std::uint64_t connection_id, std::uint64_t worker_incarnation,
@@ -47,7 +51,7 @@ void RingChannel::wake_client() {
   // Release: who sees the new value sees the completion too.
   worker_page().signal.fetch_add(1, std::memory_order_release);
   if (waiting == static_cast<std::uint32_t>(Wakeup::kFutex)) {
-    futex_wake(worker_page().signal, INT_MAX);
+    futex_wake(worker_page().signal, kMostSleepers);
   } else if (waiting == static_cast<std::uint32_t>(Wakeup::kSocket)) {
     send_byte();
   }  // anything else is not in the protocol: the client sleeps as long as it likes
@@ -55,17 +59,12 @@ void RingChannel::wake_client() {
 
 void RingChannel::wake_client_always() {
   worker_page().signal.fetch_add(1, std::memory_order_release);
-  futex_wake(worker_page().signal, INT_MAX);
+  futex_wake(worker_page().signal, kMostSleepers);
   std::atomic_thread_fence(std::memory_order_seq_cst);  // as (W2)
   if (client_page().waiting.load(std::memory_order_relaxed) ==
       static_cast<std::uint32_t>(Wakeup::kSocket)) {
     send_byte();
   }
-}
-
-void RingChannel::close() {
-  worker_page().closed.store(1, std::memory_order_release);
-  wake_client_always();
 }
 
 }  // namespace bucketd

@@ -4,8 +4,8 @@
 // "Channel"); a stream channel has none of them and one lane. Requests that run keep their channel
 // alive through their lane; what is mapped is unmapped when the last of them has ended.
 //
-// Thread safety: wake_client() and close() may be called from any thread; members marked so are
-// guarded by the Scheduler's mutex.
+// Thread safety: wake_client() and wake_client_always() may be called from any thread; members
+// marked so are guarded by the Scheduler's mutex.
 #pragma once
 
 #include <cstdint>
@@ -38,11 +38,12 @@ class Channel {
   // Guarded by the Scheduler's mutex.
   struct Scheduling {
     std::vector<std::shared_ptr<Lane>> lanes;
-    ClientQueue queue;
-    bool is_broken = false;          // violated the protocol: nothing more is read from it
-    std::uint64_t taken = 0;         // requests, ever
-    std::uint64_t taken_before = 0;  // as of the last judgement of its doorbell
-    std::uint32_t idle_rings = 0;    // doorbells in a row that brought no work
+    std::shared_ptr<ClientQueue> queue;  // shared by all channels of the connection
+    bool is_broken = false;              // violated the protocol: nothing more is read from it
+    std::uint64_t taken = 0;             // requests, ever
+    std::uint64_t taken_before = 0;      // as of the last judgement of its doorbell
+    std::uint32_t idle_rings = 0;        // doorbells in a row that brought no work
+    std::size_t watch_index = 0;         // where the Doorbells have it
   };
   Scheduling scheduling;
 
@@ -76,9 +77,6 @@ class RingChannel : public Channel {
 
   // To be called after completions were published: wakes the client if it says that it sleeps.
   void wake_client();
-
-  // Says in the page that nothing more will be answered, and wakes the client.
-  void close();
 
   // Wakes the client whatever it says: after `closed` of a lane was set.
   void wake_client_always();

@@ -12,8 +12,6 @@ namespace {
 
 using Deadline = std::optional<std::chrono::steady_clock::time_point>;
 
-constexpr std::uint64_t kInternalEvent = ~std::uint64_t{0};
-
 int epoll_timeout_ms(const Deadline& deadline) {
   if (!deadline) return -1;
   const auto left = *deadline - std::chrono::steady_clock::now();
@@ -44,55 +42,67 @@ Result<std::unique_ptr<Doorbells>> Doorbells::make(WakeupPolicy policy) {
   if (!event) return error(event.error());
   epoll_event interest{};
   interest.events = EPOLLIN;
-  interest.data.u64 = kInternalEvent;
+  interest.data.ptr = nullptr;
   if (::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, event->fd(), &interest) != 0) {
     return error(status_from_errno("watch an eventfd", errno));
   }
   return std::unique_ptr<Doorbells>(new Doorbells(policy, std::move(epoll), std::move(*event)));
 }
 
-void Doorbells::watch_socket(std::size_t index, bool watch) {
+void Doorbells::update_epoll(Watched& watched) {
+  const bool wanted = kind() == Wakeup::kSocket && !watched.is_slow && !watched.is_dead;
+  if (wanted == watched.is_in_epoll) return;
   epoll_event interest{};
   interest.events = EPOLLIN;
-  interest.data.u64 = index;
-  ::epoll_ctl(epoll_.get(), watch ? EPOLL_CTL_ADD : EPOLL_CTL_DEL,
-              watched_[index].channel->socket(), &interest);
+  interest.data.ptr = watched.channel.get();
+  const int result = ::epoll_ctl(epoll_.get(), wanted ? EPOLL_CTL_ADD : EPOLL_CTL_DEL,
+                                 watched.channel->socket(), &interest);
+  watched.is_in_epoll = wanted && result == 0;
+  // The kernel has no room for another one: it is looked into from time to time instead.
+  if (wanted && result != 0) set_slow(watched, true);
 }
 
-void Doorbells::refresh(std::span<const std::shared_ptr<RingChannel>> channels) {
-  forget_channels();
-  for (const std::shared_ptr<RingChannel>& channel : channels) {
-    watched_.push_back({channel, 0, false, false, false});
-  }
+void Doorbells::set_slow(Watched& watched, bool is_slow) {
+  if (watched.is_slow == is_slow) return;
+  watched.is_slow = is_slow;
+  is_slow ? ++slow_count_ : --slow_count_;
+  update_epoll(watched);
+}
+
+void Doorbells::refresh(std::span<const std::shared_ptr<RingChannel>> channels,
+                        std::uint64_t version) {
+  version_ = version;
   const bool by_words =
       policy_ != WakeupPolicy::kSocket && has_futex_wait_any() && channels.size() < kMaxFutexWords;
   kind_.store(by_words ? Wakeup::kFutex : Wakeup::kSocket, std::memory_order_relaxed);
-  if (!by_words) {
-    for (std::size_t i = 0; i < watched_.size(); ++i) watch_socket(i, true);
+  // Those that stay keep what is known of them; of the others, sockets leave the epoll set.
+  std::vector<Watched> next;
+  next.reserve(channels.size());
+  for (const std::shared_ptr<RingChannel>& channel : channels) {
+    Channel::Scheduling& scheduling = channel->scheduling;
+    const bool was_watched = scheduling.watch_index < watched_.size() &&
+                             watched_[scheduling.watch_index].channel == channel;
+    next.push_back(was_watched ? std::move(watched_[scheduling.watch_index])
+                               : Watched{channel, 0, false, false, false, false});
+    scheduling.watch_index = next.size() - 1;
   }
-}
-
-void Doorbells::forget_channels() {
-  if (kind() == Wakeup::kSocket) {
-    for (std::size_t i = 0; i < watched_.size(); ++i) {
-      if (!watched_[i].is_slow && !watched_[i].is_dead) watch_socket(i, false);
+  for (Watched& left : watched_) {
+    if (left.channel == nullptr) continue;
+    if (left.is_slow) --slow_count_;
+    if (left.is_in_epoll) {
+      ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, left.channel->socket(), nullptr);
     }
   }
-  watched_.clear();
-  slow_count_ = 0;
-  version_ = 0;
+  watched_ = std::move(next);
+  for (Watched& watched : watched_) update_epoll(watched);
 }
 
 void Doorbells::arm(std::span<const std::shared_ptr<RingChannel>> channels, std::uint64_t version) {
-  if (version != version_) {
-    refresh(channels);
-    version_ = version;
-  }
+  if (version != version_) refresh(channels, version);
   const auto kind = static_cast<std::uint32_t>(this->kind());
   internal_seen_ = internal_.load(std::memory_order_acquire);
-  for (std::size_t i = 0; i < watched_.size(); ++i) {
-    Watched& watched = watched_[i];
-    credit_work(i);
+  for (Watched& watched : watched_) {
+    credit_work(watched);
     watched.rang = false;
     watched.seen = watched.channel->doorbell().load(std::memory_order_relaxed);
     watched.channel->need_wakeup().store(kind, std::memory_order_relaxed);
@@ -133,18 +143,19 @@ void Doorbells::sleep_on_sockets(Deadline deadline) {
   const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()),
                                  epoll_timeout_ms(deadline));
   for (int i = 0; i < count; ++i) {
-    const std::uint64_t index = events[i].data.u64;
-    if (index == kInternalEvent) {
+    if (events[i].data.ptr == nullptr) {
       event_.drain();
       continue;
     }
-    Watched& watched = watched_[index];
+    // Channels stay while somebody sleeps, and the index with them.
+    const auto* channel = static_cast<const RingChannel*>(events[i].data.ptr);
+    Watched& watched = watched_[channel->scheduling.watch_index];
     watched.rang = true;
     if (!drain_socket(watched.channel->socket())) {
       // The other end is gone; the supervisor will close the channel. Until then it would be
       // readable for ever.
-      watch_socket(index, false);
       watched.is_dead = true;
+      update_epoll(watched);
     }
   }
 }
@@ -156,28 +167,26 @@ void Doorbells::disarm() {
   }
 }
 
-bool Doorbells::credit_work(std::size_t index) {
-  Watched& watched = watched_[index];
+bool Doorbells::has_work(const Watched& watched) {
+  const Channel::Scheduling& scheduling = watched.channel->scheduling;
+  return scheduling.taken != scheduling.taken_before;
+}
+
+void Doorbells::credit_work(Watched& watched) {
+  if (!has_work(watched)) return;
   Channel::Scheduling& scheduling = watched.channel->scheduling;
-  if (scheduling.taken == scheduling.taken_before) return false;
   scheduling.taken_before = scheduling.taken;
   scheduling.idle_rings = 0;
-  if (watched.is_slow) {
-    watched.is_slow = false;
-    --slow_count_;
-    if (kind() == Wakeup::kSocket) watch_socket(index, true);
-  }
-  return true;
+  set_slow(watched, false);
 }
 
 void Doorbells::judge_rings() {
-  for (std::size_t i = 0; i < watched_.size(); ++i) {
-    Watched& watched = watched_[i];
-    if (credit_work(i) || !watched.rang || watched.is_slow || watched.is_dead) continue;
-    if (++watched.channel->scheduling.idle_rings >= kMaxIdleRings) {
-      watched.is_slow = true;
-      ++slow_count_;
-      if (kind() == Wakeup::kSocket) watch_socket(i, false);
+  for (Watched& watched : watched_) {
+    if (has_work(watched)) {
+      credit_work(watched);
+    } else if (watched.rang && !watched.is_dead &&
+               ++watched.channel->scheduling.idle_rings >= kMaxIdleRings) {
+      set_slow(watched, true);
     }
   }
 }

@@ -40,7 +40,7 @@ class Doorbells {
   static Result<std::unique_ptr<Doorbells>> make(WakeupPolicy policy);
 
   // Announces the sleep in every channel, after a full fence. `version` differs whenever `channels`
-  // do.
+  // do, and is not 0.
   void arm(std::span<const std::shared_ptr<RingChannel>> channels, std::uint64_t version);
 
   // Sleeps until a doorbell rang since arm(), wake() was called since arm(), or `deadline`; or for
@@ -53,8 +53,8 @@ class Doorbells {
   // Once the rings were looked into after disarm(): who rang for nothing?
   void judge_rings();
 
-  // Lets go of the channels of the last arm(). Not while somebody sleeps.
-  void forget_channels();
+  // Takes over which channels there are; lets go of the others. Not while somebody sleeps.
+  void refresh(std::span<const std::shared_ptr<RingChannel>> channels, std::uint64_t version);
 
   // Ends a sleep.
   void wake();
@@ -72,16 +72,19 @@ class Doorbells {
     bool rang = false;
     bool is_slow = false;
     bool is_dead = false;  // epoll: the socket has ended
+    bool is_in_epoll = false;
   };
 
   Doorbells(WakeupPolicy policy, UniqueFd epoll, EventFd event)
       : policy_(policy), epoll_(std::move(epoll)), event_(std::move(event)) {}
-  void refresh(std::span<const std::shared_ptr<RingChannel>> channels);
   void sleep_on_words(std::optional<std::chrono::steady_clock::time_point> deadline);
   void sleep_on_sockets(std::optional<std::chrono::steady_clock::time_point> deadline);
   // Whether requests of this channel were taken since the last call; if so, forgives its rings.
-  bool credit_work(std::size_t index);
-  void watch_socket(std::size_t index, bool watch);
+  static bool has_work(const Watched& watched);
+  void credit_work(Watched& watched);
+  void set_slow(Watched& watched, bool is_slow);
+  // Puts the socket into the epoll set or takes it out, as kind and slow list want it.
+  void update_epoll(Watched& watched);
 
   const WakeupPolicy policy_;
   const UniqueFd epoll_;

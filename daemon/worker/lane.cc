@@ -16,10 +16,7 @@ Lane::Lane(std::shared_ptr<Channel> channel, std::uint32_t id, std::shared_ptr<L
       plans_(max_plans),
       requests_(slot_count),
       slots_in_flight_(std::make_unique<std::atomic<bool>[]>(slot_count)) {
-  for (QueuedRequest& request : requests_) {
-    request.lane = this;
-    request.client = &channel_->scheduling.queue;
-  }
+  for (QueuedRequest& request : requests_) request.lane = this;
 }
 
 std::optional<std::uint64_t> needed_output_bytes(const ModelDescription& model) {

@@ -1,6 +1,7 @@
 // bucketd-worker: started by bucketd, never by hand. See README.md.
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -22,6 +23,13 @@ int main(int argc, char** argv) {
   // group must not cut off requests that it still drains.
   for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) ::signal(number, SIG_IGN);
 
+  // A descriptor for every channel and stream; nothing here uses select().
+  rlimit files{};
+  if (::getrlimit(RLIMIT_NOFILE, &files) == 0) {
+    files.rlim_cur = files.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &files);
+  }
+
   bucketd::Result<bucketd::EventFd> wake = bucketd::EventFd::make();
   if (!wake) {
     std::fprintf(stderr, "bucketd-worker: %s\n", wake.error().to_string().c_str());
@@ -29,7 +37,9 @@ int main(int argc, char** argv) {
   }
   bucketd::Outbox outbox(&*wake);
   bucketd::ControlLink link(bucketd::UniqueFd(socket_fd), *wake, outbox);
-  bucketd::Worker worker(bucketd::make_torchscript_backend, *wake, outbox);
+  bucketd::Worker worker(
+      {.make_backend = bucketd::make_torchscript_backend, .installs_fault_handler = true}, *wake,
+      outbox);
   const bucketd::Status status = link.run(worker);
   if (!status.ok()) {
     std::fprintf(stderr, "bucketd-worker: %s\n", status.to_string().c_str());

@@ -45,15 +45,20 @@ struct QueuedRequest {
   bool is_queued = false;
 };
 
+// The requests of one client connection, over all its lanes.
 class ClientQueue {
  public:
-  // Room for `count` requests in all.
-  void reserve(std::size_t count) { heap_.reserve(count); }
-  std::size_t capacity() const { return heap_.capacity(); }
+  // Makes room for `count` more requests: the slots of another lane.
+  void add_capacity(std::size_t count) {
+    capacity_ += count;
+    heap_.reserve(capacity_);
+  }
+  void remove_capacity(std::size_t count) { capacity_ -= count; }
 
  private:
   friend class RequestQueue;
   std::vector<QueuedRequest*> heap_;
+  std::size_t capacity_ = 0;
   ClientQueue* next_ = nullptr;  // in the ring of clients
 };
 

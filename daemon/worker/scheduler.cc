@@ -1,7 +1,7 @@
 #include "daemon/worker/scheduler.h"
 
-#include <algorithm>
-#include <cassert>
+#include <chrono>
+#include <utility>
 
 #include "daemon/worker/answer.h"
 #include "daemon/worker/monotonic_clock.h"
@@ -24,18 +24,20 @@ void relax() {
 
 }  // namespace
 
-Result<std::unique_ptr<Scheduler>> Scheduler::make(const Options& options, const EventFd* control,
+Result<std::unique_ptr<Scheduler>> Scheduler::make(const Options& options, const EventFd& control,
+                                                   const StatusPage& status,
                                                    ViolationSink on_violation) {
   Result<std::unique_ptr<Doorbells>> doorbells = Doorbells::make(options.policy);
   if (!doorbells) return error(doorbells.error());
   return std::unique_ptr<Scheduler>(
-      new Scheduler(options, control, std::move(on_violation), std::move(*doorbells)));
+      new Scheduler(options, control, status, std::move(on_violation), std::move(*doorbells)));
 }
 
-Scheduler::Scheduler(const Options& options, const EventFd* control, ViolationSink on_violation,
-                     std::unique_ptr<Doorbells> doorbells)
+Scheduler::Scheduler(const Options& options, const EventFd& control, const StatusPage& status,
+                     ViolationSink on_violation, std::unique_ptr<Doorbells> doorbells)
     : options_(options),
       control_(control),
+      status_(status),
       on_violation_(std::move(on_violation)),
       doorbells_(std::move(doorbells)) {}
 
@@ -53,6 +55,7 @@ void Scheduler::enqueue(Lane& lane, const SubmissionEntry& entry, std::uint64_t 
   QueuedRequest& request = lane.requests()[entry.slot];
   request.entry = entry;
   request.taken_ns = now_ns;
+  request.client = lane.channel().scheduling.queue.get();
   request.session = nullptr;
   request.order = nullptr;
   if (entry.session_handle != 0) {
@@ -75,6 +78,11 @@ void Scheduler::look_into_rings() {
       ++looks_skipped_ < kLooksToSkip) {
     return;
   }
+  look_into_all_rings();
+}
+
+void Scheduler::look_into_all_rings() {
+  if (is_draining_) return;
   looks_skipped_ = 0;
   std::uint64_t now_ns = 0;
   for (const std::shared_ptr<RingChannel>& channel : ring_channels_) {
@@ -119,7 +127,7 @@ void Scheduler::violation(Channel& channel, const std::string& reason) {
 Job Scheduler::make_job(QueuedRequest& request) {
   if (request.entry.deadline_ns != 0) --queued_deadlines_;
   return Job{request.lane->shared_from_this(), std::move(request.session), request.entry,
-             request.taken_ns};
+             request.taken_ns, false};
 }
 
 bool Scheduler::pick(Job& job) {
@@ -132,36 +140,91 @@ bool Scheduler::pick(Job& job) {
 bool Scheduler::next(Job& job) {
   std::unique_lock lock(mutex_);
   bool slept = false;
+  bool is_overdue = false;  // a run that nobody was to watch over has turned out to be long
   while (!is_stopping_) {
     look_into_rings();
     if (slept) doorbells_->judge_rings();
     slept = false;
     if (pick(job)) {
-      const bool more = queue_.has_ready();
-      const bool is_long =
-          job.lane->model().expected_ns.load(std::memory_order_relaxed) >= kHandOverNs;
-      const bool rouse_follower = followers_ > 0 && (more || (!has_leader_ && is_long));
-      const bool rouse_leader = followers_ == 0 && is_asleep_ && more;
-      const bool watch_deadlines =
-          followers_ == 0 && !has_leader_ && queued_deadlines_ > 0 && !control_watches_deadlines_;
-      if (watch_deadlines) control_watches_deadlines_ = true;
+      const Rousing rousing = before_running(job);
       lock.unlock();
-      if (rouse_follower) follower_woken_.notify_one();
-      if (rouse_leader) doorbells_->wake();
-      // Nobody is left to see deadlines pass; the control thread looks until nothing is queued.
-      if (watch_deadlines && control_ != nullptr) control_->notify();
+      rouse(rousing);
       return true;
     }
-    if (has_leader_) {
-      ++followers_;
-      follower_woken_.wait(lock);
-      --followers_;
+    if (has_leader_ || (unled_running_ > 0 && !is_overdue && !wants_leader_)) {
+      is_overdue = follow(lock);
     } else {
       lead(lock);
       slept = true;
+      is_overdue = false;
     }
   }
   return false;
+}
+
+Scheduler::Rousing Scheduler::before_running(Job& job) {
+  Rousing rousing;
+  const bool more = queue_.has_ready();
+  const bool is_long = job.lane->model().expected_ns.load(std::memory_order_relaxed) >= kHandOverNs;
+  if (followers_ > 0) {
+    if (more || (!has_leader_ && is_long)) {
+      rousing.follower = true;
+      // At once, even if a short request runs besides.
+      wants_leader_ = wants_leader_ || (!has_leader_ && is_long);
+    } else if (!has_leader_) {
+      job.is_unled = true;
+      ++unled_running_;
+      ++unled_started_;
+      rousing.follower = !has_deputy_;  // who becomes the deputy
+    }
+  } else {
+    rousing.leader = is_asleep_ && more;
+    // Nobody is left to see deadlines pass, of what is queued or of what comes.
+    if (!has_leader_) {
+      ran_unwatched_ = true;
+      rousing.control = watch_deadlines();
+    }
+  }
+  return rousing;
+}
+
+// Whom a request needs that was queued by a thread that does not run it.
+Scheduler::Rousing Scheduler::for_new_work() {
+  Rousing rousing;
+  rousing.follower = followers_ > 0;
+  rousing.leader = followers_ == 0 && has_leader_;
+  if (!has_idle_executor() && queued_deadlines_ > 0) rousing.control = watch_deadlines();
+  return rousing;
+}
+
+// Whether the control thread has to be told.
+bool Scheduler::watch_deadlines() { return !std::exchange(control_watches_deadlines_, true); }
+
+void Scheduler::rouse(const Rousing& rousing) {
+  if (rousing.follower) follower_woken_.notify_one();
+  if (rousing.leader) doorbells_->wake();
+  if (rousing.control) control_.notify();
+}
+
+// Waits until there may be work, or somebody to take over from. True if a run that nobody watches
+// over has been going on for too long.
+bool Scheduler::follow(std::unique_lock<std::mutex>& lock) {
+  ++followers_;
+  bool is_overdue = false;
+  if (!has_deputy_ && unled_looked_after_ != unled_started_) {
+    has_deputy_ = true;
+    unled_looked_after_ = unled_started_;
+    const auto woken = follower_woken_.wait_for(lock, std::chrono::nanoseconds(kDeputyLookNs));
+    is_overdue = woken == std::cv_status::timeout && unled_running_ > 0 &&
+                 unled_looked_after_ == unled_started_;
+    has_deputy_ = false;
+    // Called away: somebody else has to go on looking.
+    if (woken == std::cv_status::no_timeout) --unled_looked_after_;
+  } else {
+    follower_woken_.wait(lock);
+  }
+  --followers_;
+  return is_overdue;
 }
 
 bool Scheduler::spin(std::unique_lock<std::mutex>& lock) {
@@ -179,12 +242,16 @@ bool Scheduler::spin(std::unique_lock<std::mutex>& lock) {
 
 void Scheduler::lead(std::unique_lock<std::mutex>& lock) {
   has_leader_ = true;
+  wants_leader_ = false;
   const bool found = spin(lock);
   doorbells_->arm(ring_channels_, channels_version_);
   if (!found) look_into_rings();
   if (!queue_.has_ready() && !is_stopping_) {
     is_asleep_ = true;
+    // Requests that wait for their session's turn have nobody else who sees their deadlines pass.
+    const bool tell_control = queued_deadlines_ > 0 && watch_deadlines();
     lock.unlock();
+    if (tell_control) control_.notify();
     doorbells_->sleep(std::nullopt);
     lock.lock();
     is_asleep_ = false;
@@ -192,15 +259,16 @@ void Scheduler::lead(std::unique_lock<std::mutex>& lock) {
   doorbells_->disarm();
   has_leader_ = false;
   // So that a channel which was closed meanwhile goes away although everybody is busy from now on.
-  if (doorbells_->version() != channels_version_) doorbells_->forget_channels();
+  if (doorbells_->version() != channels_version_) {
+    doorbells_->refresh(ring_channels_, channels_version_);
+  }
 }
 
 void Scheduler::account_end(Lane& lane) {
   --lane.in_flight;
   --in_flight_;
-  if (control_ != nullptr &&
-      ((lane.is_closing && lane.in_flight == 0) || (is_draining_ && in_flight_ == 0))) {
-    control_->notify();
+  if ((lane.is_closing && lane.in_flight == 0) || (is_draining_ && in_flight_ == 0)) {
+    control_.notify();
   }
 }
 
@@ -208,6 +276,7 @@ void Scheduler::finish(Job& job) {
   {
     const std::lock_guard lock(mutex_);
     if (job.session != nullptr) queue_.finish(job.session->order);
+    if (job.is_unled) --unled_running_;
     account_end(*job.lane);
   }
   // Outside the lock: the last holder unmaps.
@@ -215,291 +284,27 @@ void Scheduler::finish(Job& job) {
   job.lane = nullptr;
 }
 
-bool Scheduler::submit(Lane& lane, const SubmissionEntry& entry) {
-  bool rouse_leader = false;
+void Scheduler::submit(Lane& lane, const SubmissionEntry& entry) {
+  Rousing rousing;
+  bool is_taken = false;
   {
     const std::lock_guard lock(mutex_);
-    if (is_draining_ || lane.is_closing || lane.channel().scheduling.is_broken) return false;
-    enqueue(lane, entry, monotonic_ns());
-    rouse_leader = followers_ == 0 && has_leader_;
+    is_taken = !is_draining_ && !lane.is_closing && !lane.channel().scheduling.is_broken;
+    if (is_taken) {
+      enqueue(lane, entry, monotonic_ns());
+      rousing = for_new_work();
+    }
   }
-  if (rouse_leader) {
-    doorbells_->wake();
-  } else {
-    follower_woken_.notify_one();
-  }
-  return true;
+  if (is_taken) return rouse(rousing);
+  status_.count(0, false);
+  answer_error(lane, make_completion(entry),
+               Status(StatusCode::kUnavailable, "model '" + lane.model().description().name +
+                                                    "': the worker takes no more requests for it"));
 }
 
 void Scheduler::report_violation(Channel& channel, const std::string& reason) {
   const std::lock_guard lock(mutex_);
   violation(channel, reason);
-}
-
-// --- closing ---
-
-template <typename Wanted>
-std::vector<Job> Scheduler::take_out(Lane& lane, Wanted wanted) {
-  std::vector<Job> jobs;
-  for (QueuedRequest& request : lane.requests()) {
-    if (!request.is_queued || !wanted(request)) continue;
-    queue_.remove(request);
-    jobs.push_back(make_job(request));
-    account_end(lane);
-  }
-  return jobs;
-}
-
-void Scheduler::answer_all(std::vector<Job>& jobs, const Status& status) {
-  for (Job& job : jobs) answer_error(*job.lane, make_completion(job.entry), status);
-}
-
-void Scheduler::drop_all(Channel& channel) {
-  for (const std::shared_ptr<Lane>& lane : channel.scheduling.lanes) {
-    take_out(*lane, [](const QueuedRequest&) { return true; });
-  }
-}
-
-void Scheduler::channels_changed() {
-  ++channels_version_;
-  // The doorbells hold the channels that they slept on. A sleeping leader lets go of them when it
-  // wakes.
-  if (has_leader_) {
-    doorbells_->wake();
-  } else {
-    doorbells_->forget_channels();
-  }
-}
-
-void Scheduler::add_ring_channel(std::shared_ptr<RingChannel> channel) {
-  const std::lock_guard lock(mutex_);
-  ring_channels_.push_back(channel);
-  channels_.emplace(channel->id(), std::move(channel));
-  channels_changed();
-}
-
-void Scheduler::add_stream_channel(std::shared_ptr<Channel> channel) {
-  const std::lock_guard lock(mutex_);
-  channels_.emplace(channel->id(), std::move(channel));
-}
-
-std::shared_ptr<Channel> Scheduler::find_channel(std::uint64_t channel_id) const {
-  const std::lock_guard lock(mutex_);
-  const auto found = channels_.find(channel_id);
-  return found != channels_.end() ? found->second : nullptr;
-}
-
-bool Scheduler::add_lane(std::shared_ptr<Lane> lane) {
-  const std::lock_guard lock(mutex_);
-  Channel& channel = lane->channel();
-  const auto found = channels_.find(channel.id());
-  if (found == channels_.end() || found->second.get() != &channel) return false;
-  std::size_t slots = lane->slot_count();
-  for (const std::shared_ptr<Lane>& other : channel.scheduling.lanes) {
-    if (other->id() == lane->id()) return false;
-    slots += other->slot_count();
-  }
-  channel.scheduling.queue.reserve(slots);
-  channel.scheduling.lanes.push_back(std::move(lane));
-  return true;
-}
-
-std::shared_ptr<Lane> Scheduler::find_lane(std::uint64_t channel_id, std::uint32_t lane_id) const {
-  const std::lock_guard lock(mutex_);
-  const auto found = channels_.find(channel_id);
-  if (found == channels_.end()) return nullptr;
-  for (const std::shared_ptr<Lane>& lane : found->second->scheduling.lanes) {
-    if (lane->id() == lane_id) return lane;
-  }
-  return nullptr;
-}
-
-void Scheduler::remove_lane(Lane& lane) {
-  lane.is_closing = true;
-  std::vector<std::shared_ptr<Lane>>& lanes = lane.channel().scheduling.lanes;
-  std::erase_if(lanes, [&](const std::shared_ptr<Lane>& other) { return other.get() == &lane; });
-  // A stream's channel is its lane's alone.
-  if (lanes.empty() && dynamic_cast<RingChannel*>(&lane.channel()) == nullptr) {
-    channels_.erase(lane.channel().id());
-  }
-}
-
-void Scheduler::close_lane(Lane& lane) {
-  std::vector<Job> jobs;
-  {
-    const std::lock_guard lock(mutex_);
-    jobs = take_out(lane, [](const QueuedRequest&) { return true; });
-    remove_lane(lane);
-  }
-  answer_all(jobs,
-             Status(StatusCode::kCancelled, "the lane was closed before the request started"));
-  lane.close();
-}
-
-void Scheduler::close_channel(std::uint64_t channel_id) {
-  std::shared_ptr<Channel> channel;
-  std::vector<std::shared_ptr<Lane>> lanes;  // destroyed without the mutex
-  {
-    const std::lock_guard lock(mutex_);
-    const auto found = channels_.find(channel_id);
-    if (found == channels_.end()) return;
-    channel = std::move(found->second);
-    channels_.erase(found);
-    channel->scheduling.is_broken = true;  // nothing more is read
-    drop_all(*channel);
-    lanes = std::move(channel->scheduling.lanes);
-    channel->scheduling.lanes.clear();
-    for (const std::shared_ptr<Lane>& lane : lanes) lane->is_closing = true;
-    if (std::erase_if(ring_channels_, [&](const std::shared_ptr<RingChannel>& other) {
-          return other.get() == channel.get();
-        }) > 0) {
-      channels_changed();
-    }
-  }
-  for (const std::shared_ptr<Lane>& lane : lanes) lane->close();
-}
-
-std::vector<std::shared_ptr<Lane>> Scheduler::begin_unload(const LoadedModel& model) {
-  std::vector<std::shared_ptr<Lane>> lanes;
-  const std::lock_guard lock(mutex_);
-  looks_skipped_ = kLooksToSkip;
-  look_into_rings();
-  for (const auto& [id, channel] : channels_) {
-    for (const std::shared_ptr<Lane>& lane : channel->scheduling.lanes) {
-      if (&lane->model() != &model) continue;
-      lane->is_closing = true;
-      lanes.push_back(lane);
-    }
-  }
-  if (queue_.has_ready()) {
-    // Nobody may be awake to run what was just taken.
-    if (followers_ == 0 && has_leader_) {
-      doorbells_->wake();
-    } else {
-      follower_woken_.notify_one();
-    }
-  }
-  return lanes;
-}
-
-bool Scheduler::retire_if_idle(Lane& lane) {
-  std::vector<Job> rest;
-  {
-    const std::lock_guard lock(mutex_);
-    if (lane.in_flight > 0) return false;
-    auto* ring = dynamic_cast<RingLane*>(&lane);
-    if (ring != nullptr && !lane.channel().scheduling.is_broken) {
-      std::uint64_t now_ns = 0;
-      if (look_into(lane.channel(), *ring, now_ns)) {
-        rest = take_out(lane, [](const QueuedRequest&) { return true; });
-      }
-    }
-    remove_lane(lane);
-  }
-  answer_all(rest, Status(StatusCode::kUnavailable, "model '" + lane.model().description().name +
-                                                        "' is being unloaded or replaced"));
-  lane.close();
-  return true;
-}
-
-bool Scheduler::add_session(std::shared_ptr<Session> session) {
-  const std::lock_guard lock(mutex_);
-  const SessionKey key{session->connection_id, session->handle};
-  return sessions_.emplace(key, std::move(session)).second;
-}
-
-std::shared_ptr<Session> Scheduler::remove_session(std::uint64_t connection_id,
-                                                   std::uint64_t handle) {
-  std::shared_ptr<Session> session;
-  std::vector<Job> jobs;
-  {
-    const std::lock_guard lock(mutex_);
-    const auto found = sessions_.find({connection_id, handle});
-    if (found == sessions_.end()) return nullptr;
-    session = std::move(found->second);
-    sessions_.erase(found);
-    for (const auto& [id, channel] : channels_) {
-      if (channel->connection_id() != connection_id) continue;
-      for (const std::shared_ptr<Lane>& lane : channel->scheduling.lanes) {
-        std::vector<Job> some = take_out(*lane, [&](const QueuedRequest& request) {
-          return request.session.get() == session.get();
-        });
-        std::move(some.begin(), some.end(), std::back_inserter(jobs));
-      }
-    }
-  }
-  answer_all(jobs,
-             Status(StatusCode::kCancelled, "the session was closed before the request started"));
-  return session;
-}
-
-std::vector<std::shared_ptr<Session>> Scheduler::remove_sessions_of(const LoadedModel& model) {
-  std::vector<std::shared_ptr<Session>> removed;
-  const std::lock_guard lock(mutex_);
-  for (auto at = sessions_.begin(); at != sessions_.end();) {
-    if (at->second->model.get() == &model) {
-      removed.push_back(std::move(at->second));
-      at = sessions_.erase(at);
-    } else {
-      ++at;
-    }
-  }
-  return removed;
-}
-
-void Scheduler::drain() {
-  const std::lock_guard lock(mutex_);
-  looks_skipped_ = kLooksToSkip;
-  look_into_rings();
-  is_draining_ = true;
-  if (has_leader_) doorbells_->wake();
-  follower_woken_.notify_all();
-  if (in_flight_ == 0 && control_ != nullptr) control_->notify();
-}
-
-bool Scheduler::is_idle() const {
-  const std::lock_guard lock(mutex_);
-  return in_flight_ == 0;
-}
-
-std::optional<std::uint64_t> Scheduler::expire_deadlines() {
-  std::vector<Job> expired;
-  std::optional<std::uint64_t> nearest;
-  {
-    const std::lock_guard lock(mutex_);
-    if (!control_watches_deadlines_) return std::nullopt;
-    look_into_rings();
-    const std::uint64_t now_ns = monotonic_ns();
-    for (const auto& [id, channel] : channels_) {
-      for (const std::shared_ptr<Lane>& lane : channel->scheduling.lanes) {
-        std::vector<Job> some = take_out(*lane, [&](const QueuedRequest& request) {
-          const std::uint64_t deadline = request.entry.deadline_ns;
-          if (deadline == 0) return false;
-          if (deadline <= now_ns) return true;
-          if (!nearest || deadline < *nearest) nearest = deadline;
-          return false;
-        });
-        std::move(some.begin(), some.end(), std::back_inserter(expired));
-      }
-    }
-    if (!nearest) control_watches_deadlines_ = false;
-  }
-  for (Job& job : expired) {
-    CompletionEntry completion = make_completion(job.entry);
-    completion.queue_ns = monotonic_ns() - job.taken_ns;
-    answer_error(*job.lane, completion,
-                 Status(StatusCode::kDeadlineExceeded,
-                        "model '" + job.lane->model().description().name +
-                            "': the deadline passed before the request could start"));
-  }
-  return nearest;
-}
-
-void Scheduler::stop() {
-  const std::lock_guard lock(mutex_);
-  is_stopping_ = true;
-  doorbells_->wake();
-  follower_woken_.notify_all();
 }
 
 std::size_t Scheduler::follower_count() const {

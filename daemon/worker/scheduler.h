@@ -21,6 +21,7 @@
 #include "daemon/worker/lane.h"
 #include "daemon/worker/request_queue.h"
 #include "daemon/worker/session.h"
+#include "daemon/worker/status_page.h"
 
 namespace bucketd {
 
@@ -28,12 +29,21 @@ namespace bucketd {
 // watch the doorbells: a few times what it takes to wake a thread on another core.
 inline constexpr std::uint64_t kHandOverNs = 100'000;
 
+// While shorter ones run and nobody watches, one idle executor, the deputy, looks this often
+// whether one of them has turned out to be long, and then watches.
+inline constexpr std::uint64_t kDeputyLookNs = 4'000'000;
+
+// How often the control thread looks for deadlines that have passed while no executor can, and how
+// long it goes on after the last request during which none could: it is not told anew of each.
+inline constexpr std::uint64_t kDeadlineLookNs = 100'000'000;
+
 // One request, as its executor holds it.
 struct Job {
   std::shared_ptr<Lane> lane;
   std::shared_ptr<Session> session;  // null: none was named, or it was not found
   SubmissionEntry entry{};
   std::uint64_t taken_ns = 0;
+  bool is_unled = false;  // expected to be short: nobody was roused to watch meanwhile
 };
 
 class Scheduler {
@@ -45,9 +55,10 @@ class Scheduler {
   // The client of this channel broke the protocol. Called with the mutex held.
   using ViolationSink = std::function<void(std::uint64_t channel_id, const std::string& reason)>;
 
-  // `control` is notified when a closing lane, a drain or a deadline needs the control thread; it
-  // outlives the scheduler.
-  static Result<std::unique_ptr<Scheduler>> make(const Options& options, const EventFd* control,
+  // `control` is notified when a closing lane, a drain or a deadline needs the control thread;
+  // requests that no executor answers are counted on `status`. Both outlive the scheduler.
+  static Result<std::unique_ptr<Scheduler>> make(const Options& options, const EventFd& control,
+                                                 const StatusPage& status,
                                                  ViolationSink on_violation);
   // The executors have ended.
   ~Scheduler();
@@ -61,9 +72,8 @@ class Scheduler {
 
   // --- stream thread ---
 
-  // Queues a request whose slot is free. False when its lane takes nothing more: then the caller
-  // answers it.
-  bool submit(Lane& lane, const SubmissionEntry& entry);
+  // Queues a request whose slot is free, or answers it if its lane takes nothing more.
+  void submit(Lane& lane, const SubmissionEntry& entry);
   // The client of a stream broke the protocol: its queue is dropped, the sink is told.
   void report_violation(Channel& channel, const std::string& reason);
 
@@ -76,6 +86,8 @@ class Scheduler {
 
   // Adds a lane to its channel. False if the channel is gone or has a lane of this id.
   bool add_lane(std::shared_ptr<Lane> lane);
+  // Channels and lanes that are open.
+  std::size_t open_count() const;
   std::shared_ptr<Lane> find_lane(std::uint64_t channel_id, std::uint32_t lane_id) const;
 
   // Takes a lane out. Requests that are queued are answered CANCELLED; one that runs ends in
@@ -103,8 +115,8 @@ class Scheduler {
   // Nothing is queued or being executed.
   bool is_idle() const;
 
-  // Answers queued requests whose deadline has passed. Returns the nearest deadline among the
-  // others: when it wants to be called again, or nothing if it will notify `control`.
+  // Answers queued requests whose deadline has passed, if no executor can. Returns when it wants to
+  // be called again at the latest (CLOCK_MONOTONIC), or nothing if it will notify `control`.
   std::optional<std::uint64_t> expire_deadlines();
 
   // Makes next() return false in every executor.
@@ -128,31 +140,49 @@ class Scheduler {
     }
   };
 
-  Scheduler(const Options& options, const EventFd* control, ViolationSink on_violation,
-            std::unique_ptr<Doorbells> doorbells);
+  // Whom to wake, decided with the mutex held and done without it.
+  struct Rousing {
+    bool follower = false;
+    bool leader = false;
+    bool control = false;
+  };
+
+  Scheduler(const Options& options, const EventFd& control, const StatusPage& status,
+            ViolationSink on_violation, std::unique_ptr<Doorbells> doorbells);
 
   // All of these: with the mutex held.
   void look_into_rings();
+  void look_into_all_rings();  // however many there are
   bool look_into(Channel& channel, RingLane& lane, std::uint64_t& now_ns);
   void enqueue(Lane& lane, const SubmissionEntry& entry, std::uint64_t now_ns);
   void violation(Channel& channel, const std::string& reason);
   bool pick(Job& job);
+  Rousing before_running(Job& job);
+  Rousing for_new_work();
+  bool watch_deadlines();
   void lead(std::unique_lock<std::mutex>& lock);
+  bool follow(std::unique_lock<std::mutex>& lock);
   bool spin(std::unique_lock<std::mutex>& lock);
   void channels_changed();
   // Takes queued requests that `wanted` says out of the queue.
-  template <typename Wanted>
-  std::vector<Job> take_out(Lane& lane, Wanted wanted);
+  using Wanted = std::function<bool(const QueuedRequest&)>;
+  std::vector<Job> take_out(Lane& lane, const Wanted& wanted);
+  std::vector<Job> take_out_all(Lane& lane);
   void drop_all(Channel& channel);
   Job make_job(QueuedRequest& request);
   void account_end(Lane& lane);
   void remove_lane(Lane& lane);
 
+  void join_connection(Channel& channel);
+  bool has_idle_executor() const { return has_leader_ || followers_ > 0; }
+
   // Without it.
-  static void answer_all(std::vector<Job>& jobs, const Status& status);
+  void rouse(const Rousing& rousing);
+  void answer_all(std::vector<Job>& jobs, const Status& status);
 
   const Options options_;
-  const EventFd* const control_;
+  const EventFd& control_;
+  const StatusPage& status_;
   const ViolationSink on_violation_;
   const std::unique_ptr<Doorbells> doorbells_;  // see its own rules
 
@@ -162,16 +192,23 @@ class Scheduler {
   std::unordered_map<std::uint64_t, std::shared_ptr<Channel>> channels_;
   std::vector<std::shared_ptr<RingChannel>> ring_channels_;
   std::uint64_t channels_version_ = 1;
+  std::unordered_map<std::uint64_t, std::weak_ptr<ClientQueue>> connections_;
   std::unordered_map<SessionKey, std::shared_ptr<Session>, SessionKeyHash> sessions_;
   RequestQueue queue_;
-  std::size_t in_flight_ = 0;         // queued or being executed
-  std::size_t queued_deadlines_ = 0;  // queued requests that have one
-  std::size_t followers_ = 0;         // waiting on follower_woken_
-  bool has_leader_ = false;           // somebody sleeps on the doorbells, or is about to
-  bool is_asleep_ = false;            // the leader has armed and found nothing
+  std::size_t in_flight_ = 0;             // queued or being executed
+  std::size_t queued_deadlines_ = 0;      // queued requests that have one
+  std::size_t followers_ = 0;             // waiting on follower_woken_
+  bool has_leader_ = false;               // somebody sleeps on the doorbells, or is about to
+  bool is_asleep_ = false;                // the leader has armed and found nothing
+  bool wants_leader_ = false;             // a long request began, and nobody watches yet
+  bool has_deputy_ = false;               // a follower looks after unled runs
+  std::size_t unled_running_ = 0;         // jobs with is_unled
+  std::uint64_t unled_started_ = 0;       // of them, ever
+  std::uint64_t unled_looked_after_ = 0;  // `unled_started_` when a deputy last began its watch
   bool is_draining_ = false;
   bool is_stopping_ = false;
   bool control_watches_deadlines_ = false;
+  bool ran_unwatched_ = false;  // since the control thread looked: a request with nobody idle
   std::uint32_t looks_skipped_ = 0;
 };
 

@@ -2,7 +2,7 @@
 // to read after our death.
 //
 // Thread safety: begin, set_bucket, count and end by the executor itself; set_loading by the
-// control thread.
+// thread that loads.
 #pragma once
 
 #include <cstdint>

@@ -82,9 +82,9 @@ class UncountedModel : public testing::FakeModel {
 TEST(SteadyState, allocates_nothing_for_raw_padded_and_unplanned_requests) {
   // Runs the executor's loop on this thread, so that it alone is counted.
   const EventFd control = std::move(*EventFd::make());
-  const auto scheduler = std::move(*Scheduler::make({}, &control, [](auto, const auto&) {}));
   const UniqueFd page = std::move(*create_memfd("test-status", kWorkerStatusBytes));
   const StatusPage status = std::move(*StatusPage::open(page));
+  const auto scheduler = std::move(*Scheduler::make({}, control, status, [](auto, const auto&) {}));
   RequestRunner runner(0, status);
   ModelDescription unplanned = pad_model("unplanned", {8, 16});
   unplanned.kernel = KernelKind::kTorchScript;

@@ -52,10 +52,8 @@ bool StreamConnection::begin_body() {
   SubmissionEntry entry;
   std::memcpy(&entry, in_head_.entry, sizeof(entry));
   filling_ = lane_->fill(body_bytes_, entry.slot);
-  if (!filling_ || filling_->data == nullptr) {
-    violation_ = "there is no memory for its frame";
-    return false;
-  }
+  // Without memory the frame is read over, and answered when it is through.
+  is_discarding_ = filling_->data == nullptr;
   return true;
 }
 
@@ -66,12 +64,16 @@ void StreamConnection::submit(Scheduler& scheduler) {
   filling_.reset();
   head_got_ = 0;
   lane_->begin(entry.slot);
-  if (!scheduler.submit(*lane_, entry)) {
+  if (is_discarding_) {
+    is_discarding_ = false;
     answer_error(
         *lane_, make_completion(entry),
-        Status(StatusCode::kUnavailable, "model '" + lane_->model().description().name +
-                                             "': the worker takes no more requests for it"));
+        Status(StatusCode::kResourceExhausted, "model '" + lane_->model().description().name +
+                                                   "': no memory for a request of " +
+                                                   std::to_string(body_bytes_) + " bytes"));
+    return;
   }
+  scheduler.submit(*lane_, entry);
 }
 
 StreamConnection::Progress StreamConnection::receive(Scheduler& scheduler) {
@@ -89,8 +91,12 @@ StreamConnection::Progress StreamConnection::receive(Scheduler& scheduler) {
       if (head_got_ < sizeof(in_head_)) continue;
       if (!begin_body()) return Progress::kViolated;
     } else {
-      if (const auto stop =
-              receive_into(filling_->data + body_got_, body_bytes_ - body_got_, got)) {
+      std::array<std::byte, 4096> nowhere;
+      std::byte* data = is_discarding_ ? nowhere.data() : filling_->data + body_got_;
+      const std::uint64_t wanted = body_bytes_ - body_got_;
+      if (const auto stop = receive_into(
+              data, is_discarding_ ? std::min<std::uint64_t>(wanted, nowhere.size()) : wanted,
+              got)) {
         return *stop;
       }
       body_got_ += got;

@@ -62,6 +62,7 @@ class StreamConnection {
   std::optional<StreamLane::Filling> filling_;
   std::uint64_t body_bytes_ = 0;
   std::uint64_t body_got_ = 0;
+  bool is_discarding_ = false;  // there was no memory for this frame
   std::string violation_;
 
   Head out_head_{};

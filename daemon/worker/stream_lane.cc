@@ -1,6 +1,7 @@
 #include "daemon/worker/stream_lane.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 namespace bucketd {
@@ -24,8 +25,12 @@ std::span<const std::byte> StreamLane::input(std::uint32_t slot) const {
 }
 
 std::span<std::byte> StreamLane::output(std::uint32_t slot) {
-  std::byte* memory = slots_[slot].output.reserve(output_capacity_);
+  PrivateBuffer& buffer = slots_[slot].output;
+  const bool is_new = buffer.capacity() == 0;
+  std::byte* memory = buffer.reserve(output_capacity_);
   if (memory == nullptr) return {};
+  // What lies between the tensors is sent too, and must not be what others left in this memory.
+  if (is_new) std::memset(memory, 0, output_capacity_);
   return {memory, output_capacity_};
 }
 
@@ -67,8 +72,9 @@ std::optional<StreamLane::Filling> StreamLane::fill(std::uint64_t body_bytes,
   free_slots_.pop_back();
   Slot& slot = slots_[number];
   slot.clients_slot = clients_slot;
-  slot.input_bytes = body_bytes;
-  return Filling{number, slot.input.reserve(std::max(body_bytes, kTensorAlignment))};
+  std::byte* memory = slot.input.reserve(std::max(body_bytes, kTensorAlignment));
+  slot.input_bytes = memory != nullptr ? body_bytes : 0;
+  return Filling{number, memory};
 }
 
 std::optional<StreamLane::Sending> StreamLane::next_answer() {

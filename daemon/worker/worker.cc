@@ -3,35 +3,33 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <iterator>
 #include <string>
 
 #include "common/wire/model_wire.h"
 #include "daemon/worker/fault_handler.h"
-#include "daemon/worker/monotonic_clock.h"
 
 namespace bucketd {
 namespace {
 
 using flatbuffers::FlatBufferBuilder;
 
-// While deadlines are watched, a request that comes later may have an earlier one.
-constexpr std::uint64_t kDeadlineLookNs = 100'000'000;
-
 std::string text(const flatbuffers::String* string) {
   return string != nullptr ? string->str() : std::string();
 }
 
-Status wrong_descriptors(const char* message, std::size_t expected, std::size_t got) {
-  return Status(StatusCode::kInvalidArgument, std::string(message) + " carries " +
-                                                  std::to_string(got) + " descriptors, not " +
-                                                  std::to_string(expected));
+// Channels and lanes that this process may hold open: each takes two mappings, of which Linux
+// allows 65,530 by default, and LibTorch needs some too.
+constexpr std::size_t kMostOpen = 16'384;
+
+Status too_many_open() {
+  return Status(StatusCode::kResourceExhausted, "this worker has " + std::to_string(kMostOpen) +
+                                                    " channels and lanes open already");
 }
 
 }  // namespace
 
-Worker::Worker(BackendFactory make_backend, const EventFd& wake, Outbox& outbox)
-    : make_backend_(std::move(make_backend)), wake_(wake), outbox_(outbox) {}
+Worker::Worker(Options options, const EventFd& wake, Outbox& outbox)
+    : options_(std::move(options)), wake_(wake), outbox_(outbox) {}
 
 Worker::~Worker() {
   if (scheduler_ != nullptr) scheduler_->stop();
@@ -39,6 +37,13 @@ Worker::~Worker() {
 
 GoneNotice Worker::gone_notice() const {
   return GoneNotice(std::make_shared<std::atomic<bool>>(false), &wake_);
+}
+
+Status Worker::wrong_descriptor_count(const char* message, std::size_t expected, std::size_t got) {
+  return Status(StatusCode::kInvalidArgument,
+                std::string(message) + " carries " + std::to_string(got) + " descriptors, not " +
+                    std::to_string(expected) +
+                    (got < expected ? "; the worker may have run out of descriptors" : ""));
 }
 
 void Worker::acknowledge(std::uint64_t request_id) {
@@ -91,26 +96,26 @@ Status Worker::on_message(const link::Message& message, Fds fds) {
 }
 
 std::optional<std::uint64_t> Worker::on_wake() {
-  {
-    const std::lock_guard lock(ended_mutex_);
-    std::move(ended_streams_.begin(), ended_streams_.end(), std::back_inserter(pending_));
-    ended_streams_.clear();
+  if (loader_ != nullptr) {
+    for (ModelLoader::Outcome& outcome : loader_->take_outcomes()) {
+      model_loaded(std::move(outcome));
+    }
   }
+  tell_ended_streams();
   std::erase_if(pending_, [](const Pending& pending) { return pending(); });
   if (scheduler_ == nullptr) return std::nullopt;
-  const std::optional<std::uint64_t> deadline_ns = scheduler_->expire_deadlines();
-  if (!deadline_ns) return std::nullopt;
-  return std::min(*deadline_ns, monotonic_ns() + kDeadlineLookNs);
+  return scheduler_->expire_deadlines();
 }
 
 Status Worker::configure(const link::Configure& message, Fds fds) {
   if (scheduler_ != nullptr) {
     return Status(StatusCode::kFailedPrecondition, "Configure came a second time");
   }
-  if (fds.size() != 1) return wrong_descriptors("Configure", 1, fds.size());
+  if (fds.size() != 1) return wrong_descriptor_count("Configure", 1, fds.size());
   Result<StatusPage> page = StatusPage::open(fds[0]);
   if (!page) return page.error();
   status_.emplace(std::move(*page));
+  if (options_.installs_fault_handler) install_fault_handler(status_->page());
   incarnation_ = message.incarnation();
   plan_cache_entries_ = message.plan_cache_entries();
   const std::uint32_t cores = std::clamp<std::uint32_t>(message.core_count(), 1, kMaxExecutors);
@@ -123,7 +128,7 @@ Status Worker::configure(const link::Configure& message, Fds fds) {
       options.operator_libraries.push_back(text(library));
     }
   }
-  Result<std::unique_ptr<Backend>> backend = make_backend_(options);
+  Result<std::unique_ptr<Backend>> backend = options_.make_backend(options);
   if (!backend) return backend.error();
   backend_ = std::move(*backend);
 
@@ -131,14 +136,15 @@ Status Worker::configure(const link::Configure& message, Fds fds) {
   scheduling.policy = static_cast<WakeupPolicy>(message.wakeup());
   scheduling.spin_us = message.spin_us();
   Result<std::unique_ptr<Scheduler>> scheduler = Scheduler::make(
-      scheduling, &wake_, [this](std::uint64_t channel_id, const std::string& reason) {
+      scheduling, wake_, *status_, [this](std::uint64_t channel_id, const std::string& reason) {
         outbox_.post(0, [&](FlatBufferBuilder& builder) {
           return link::CreateViolation(builder, channel_id, builder.CreateString(reason));
         });
       });
   if (!scheduler) return scheduler.error();
   scheduler_ = std::move(*scheduler);
-  // A probe loads on this thread and executes nothing for clients.
+  loader_ = std::make_unique<ModelLoader>(*backend_, *status_, wake_);
+  // A probe only loads.
   if (message.mode() == link::WorkerMode::kServe) {
     executors_ = std::make_unique<Executors>(cores, *backend_, *scheduler_, *status_);
   }
@@ -153,32 +159,43 @@ Status Worker::configure(const link::Configure& message, Fds fds) {
 
 void Worker::load_model(std::uint64_t request_id, const link::LoadModel& message, Fds fds) {
   const std::uint32_t model_id = message.model_id();
+  if (fds.size() != 1) {
+    return model_loaded(
+        {request_id, model_id, error(wrong_descriptor_count("LoadModel", 1, fds.size()))});
+  }
+  if (models_.contains(model_id)) {
+    return model_loaded({request_id, model_id,
+                         error(StatusCode::kAlreadyExists,
+                               "model number " + std::to_string(model_id) + " is loaded already")});
+  }
+  loader_->load({request_id, model_id, std::move(fds[0]), text(message.name())});
+}
+
+void Worker::model_loaded(ModelLoader::Outcome outcome) {
   const auto fail = [&](const Status& status) {
-    outbox_.post(request_id, [&](FlatBufferBuilder& builder) {
-      return link::CreateModelFailed(builder, model_id, wire::to_wire(builder, status));
+    outbox_.post(outcome.request_id, [&](FlatBufferBuilder& builder) {
+      return link::CreateModelFailed(builder, outcome.model_id, wire::to_wire(builder, status));
     });
   };
-  if (fds.size() != 1) return fail(wrong_descriptors("LoadModel", 1, fds.size()));
-  if (models_.contains(model_id)) {
-    return fail(Status(StatusCode::kAlreadyExists,
-                       "model number " + std::to_string(model_id) + " is loaded already"));
+  if (!outcome.model) return fail(outcome.model.error());
+  auto model =
+      std::make_shared<LoadedModel>(outcome.model_id, std::move(*outcome.model), gone_notice());
+  if (!models_.emplace(outcome.model_id, model).second) {
+    return fail(
+        Status(StatusCode::kAlreadyExists,
+               "model number " + std::to_string(outcome.model_id) + " was loaded meanwhile"));
   }
-  status_->set_loading(model_id + 1);
-  Result<std::unique_ptr<BucketModel>> loaded = backend_->load(fds[0].get(), text(message.name()));
-  status_->set_loading(0);
-  if (!loaded) return fail(loaded.error());
-  auto model = std::make_shared<LoadedModel>(model_id, std::move(*loaded), gone_notice());
-  const bool posted = outbox_.post(request_id, [&](FlatBufferBuilder& builder) {
-    return link::CreateModelLoaded(builder, model_id, wire::to_wire(builder, model->description()),
+  const bool posted = outbox_.post(outcome.request_id, [&](FlatBufferBuilder& builder) {
+    return link::CreateModelLoaded(builder, outcome.model_id,
+                                   wire::to_wire(builder, model->description()),
                                    model->model->resident_bytes());
   });
-  if (!posted) {
-    return fail(Status(StatusCode::kResourceExhausted,
-                       "model '" + model->description().name +
-                           "': its description is larger than a message of " +
-                           std::to_string(kMaxPacketBytes) + " bytes"));
-  }
-  models_.emplace(model_id, std::move(model));
+  if (posted) return;
+  models_.erase(outcome.model_id);
+  fail(
+      Status(StatusCode::kResourceExhausted, "model '" + model->description().name +
+                                                 "': its description is larger than a message of " +
+                                                 std::to_string(kMaxPacketBytes) + " bytes"));
 }
 
 void Worker::unload_model(std::uint64_t request_id, const link::UnloadModel& message) {
@@ -237,7 +254,7 @@ void Worker::unload_model(std::uint64_t request_id, const link::UnloadModel& mes
 
 void Worker::open_channel(std::uint64_t request_id, const link::OpenChannel& message, Fds fds) {
   if (fds.size() != 3) {
-    return outbox_.refuse(request_id, wrong_descriptors("OpenChannel", 3, fds.size()));
+    return outbox_.refuse(request_id, wrong_descriptor_count("OpenChannel", 3, fds.size()));
   }
   const std::uint64_t channel_id = message.channel_id();
   if (scheduler_->find_channel(channel_id) != nullptr) {
@@ -245,6 +262,7 @@ void Worker::open_channel(std::uint64_t request_id, const link::OpenChannel& mes
                           Status(StatusCode::kAlreadyExists,
                                  "channel " + std::to_string(channel_id) + " is open already"));
   }
+  if (scheduler_->open_count() >= kMostOpen) return outbox_.refuse(request_id, too_many_open());
   Result<std::shared_ptr<RingChannel>> channel =
       RingChannel::open(channel_id, message.connection_id(), incarnation_, fds[0], fds[1],
                         std::move(fds[2]), gone_notice());
@@ -273,7 +291,7 @@ void Worker::open_lane(std::uint64_t request_id, const link::OpenLane& message, 
 
 Status Worker::open_ring_lane(const link::OpenLane& message, Fds fds,
                               std::shared_ptr<LoadedModel> model) {
-  if (fds.size() != 2) return wrong_descriptors("OpenLane", 2, fds.size());
+  if (fds.size() != 2) return wrong_descriptor_count("OpenLane", 2, fds.size());
   const Result<LaneLayout> layout = wire::from_wire(message.layout());
   if (!layout) return layout.error();
   auto channel =
@@ -296,7 +314,7 @@ Status Worker::open_ring_lane(const link::OpenLane& message, Fds fds,
 
 Status Worker::open_stream_lane(const link::OpenLane& message, Fds fds,
                                 std::shared_ptr<LoadedModel> model) {
-  if (fds.size() != 1) return wrong_descriptors("OpenLane", 1, fds.size());
+  if (fds.size() != 1) return wrong_descriptor_count("OpenLane", 1, fds.size());
   // Nothing is mapped: the layout says how many requests may be in flight, and how large.
   const Result<LaneLayout> layout = wire::from_wire(message.layout());
   if (!layout) return layout.error();
@@ -334,26 +352,43 @@ Status Worker::open_stream_lane(const link::OpenLane& message, Fds fds,
 void Worker::stream_ended(std::uint64_t channel_id, std::uint32_t lane_id, GoneNotice::Flag gone) {
   {
     const std::lock_guard lock(ended_mutex_);
-    ended_streams_.push_back([this, channel_id, lane_id, gone = std::move(gone)] {
-      if (!gone->load(std::memory_order_acquire)) return false;
-      outbox_.post(0, [&](FlatBufferBuilder& builder) {
-        return link::CreateLaneClosed(builder, channel_id, lane_id);
-      });
-      return true;
-    });
+    ended_streams_.push_back({channel_id, lane_id, std::move(gone)});
   }
   wake_.notify();
+}
+
+// A lane that is closed already may still be held by a request that runs.
+GoneNotice::Flag Worker::gone_flag_of(std::uint64_t channel_id) {
+  if (const std::shared_ptr<Channel> channel = scheduler_->find_channel(channel_id)) {
+    return channel->gone_flag();
+  }
+  const std::lock_guard lock(ended_mutex_);
+  for (const EndedStream& ended : ended_streams_) {
+    if (ended.channel_id == channel_id) return ended.gone;
+  }
+  return nullptr;
+}
+
+void Worker::tell_ended_streams() {
+  const std::lock_guard lock(ended_mutex_);
+  std::erase_if(ended_streams_, [&](const EndedStream& ended) {
+    if (!ended.gone->load(std::memory_order_acquire)) return false;
+    outbox_.post(0, [&](FlatBufferBuilder& builder) {
+      return link::CreateLaneClosed(builder, ended.channel_id, ended.lane_id);
+    });
+    return true;
+  });
 }
 
 void Worker::close_lane(std::uint64_t request_id, const link::CloseLane& message) {
   const std::uint64_t channel_id = message.channel_id();
   const std::uint32_t lane_id = message.lane_id();
-  std::shared_ptr<Lane> lane = scheduler_->find_lane(channel_id, lane_id);
   GoneNotice::Flag gone;
-  if (lane != nullptr) {
+  if (const std::shared_ptr<Lane> lane = scheduler_->find_lane(channel_id, lane_id)) {
     gone = lane->gone_flag();
     scheduler_->close_lane(*lane);
-    lane = nullptr;
+  } else if (scheduler_->find_channel(channel_id) == nullptr) {
+    gone = gone_flag_of(channel_id);
   }
   // A lane that is not there is closed: its model may have been unloaded meanwhile.
   pending_.push_back([this, request_id, channel_id, lane_id, gone] {
@@ -367,105 +402,13 @@ void Worker::close_lane(std::uint64_t request_id, const link::CloseLane& message
 
 void Worker::close_channel(std::uint64_t request_id, const link::CloseChannel& message) {
   const std::uint64_t channel_id = message.channel_id();
-  GoneNotice::Flag gone;
-  if (const std::shared_ptr<Channel> channel = scheduler_->find_channel(channel_id)) {
-    gone = channel->gone_flag();
-  }
+  const GoneNotice::Flag gone = gone_flag_of(channel_id);
   scheduler_->close_channel(channel_id);
   pending_.push_back([this, request_id, channel_id, gone] {
     if (gone != nullptr && !gone->load(std::memory_order_acquire)) return false;
     outbox_.post(request_id, [&](FlatBufferBuilder& builder) {
       return link::CreateChannelClosed(builder, channel_id);
     });
-    return true;
-  });
-}
-
-// --- sessions ---
-
-void Worker::map_arena(std::uint64_t request_id, const link::MapArena& message, Fds fds) {
-  if (fds.size() != 1) {
-    return outbox_.refuse(request_id, wrong_descriptors("MapArena", 1, fds.size()));
-  }
-  if (Status status = check_sealed(fds[0].get(), message.byte_size()); !status.ok()) {
-    return outbox_.refuse(request_id, status.with_context("state arena"));
-  }
-  Result<MappedRegion> region = map_memfd(fds[0].get(), message.byte_size(), MapAccess::kReadWrite);
-  if (!region) return outbox_.refuse(request_id, region.error().with_context("state arena"));
-  const bool added =
-      arenas_.emplace(message.arena_id(), std::make_shared<const MappedRegion>(std::move(*region)))
-          .second;
-  if (!added) {
-    return outbox_.refuse(request_id, Status(StatusCode::kAlreadyExists,
-                                             "state arena " + std::to_string(message.arena_id()) +
-                                                 " is mapped already"));
-  }
-  acknowledge(request_id);
-}
-
-Result<std::shared_ptr<Session>> Worker::make_session(const link::BindSession& message) {
-  const auto model = models_.find(message.model_id());
-  if (model == models_.end()) {
-    return error(StatusCode::kNotFound,
-                 "no model has number " + std::to_string(message.model_id()));
-  }
-  const auto arena = arenas_.find(message.arena_id());
-  if (arena == arenas_.end()) {
-    return error(StatusCode::kNotFound,
-                 "no state arena has number " + std::to_string(message.arena_id()));
-  }
-  const std::vector<StateSpec>& specs = model->second->description().states;
-  const std::size_t offset_count = message.offsets() != nullptr ? message.offsets()->size() : 0;
-  if (message.session_handle() == 0 || offset_count != specs.size()) {
-    return error(StatusCode::kInvalidArgument,
-                 "session " + std::to_string(message.session_handle()) + " has " +
-                     std::to_string(offset_count) + " places for the " +
-                     std::to_string(specs.size()) + " states of model '" +
-                     model->second->description().name + "'");
-  }
-  std::vector<TensorView> states;
-  for (std::size_t s = 0; s < specs.size(); ++s) {
-    const std::uint64_t offset = message.offsets()->Get(static_cast<flatbuffers::uoffset_t>(s));
-    const std::optional<std::uint64_t> bytes = specs[s].shape.byte_size(specs[s].dtype);
-    const std::uint64_t size = arena->second->get_size();
-    if (!bytes || offset % kTensorAlignment != 0 || offset > size || *bytes > size - offset) {
-      return error(StatusCode::kInvalidArgument,
-                   "state '" + specs[s].name + "' at offset " + std::to_string(offset) +
-                       " does not lie aligned within a state arena of " + std::to_string(size) +
-                       " bytes");
-    }
-    states.push_back({specs[s].dtype, specs[s].shape,
-                      static_cast<std::byte*>(arena->second->get_address()) + offset});
-  }
-  if (message.initialise()) {
-    if (Status status = model->second->model->initialise_states(states); !status.ok()) {
-      return error(std::move(status));
-    }
-  }
-  return std::make_shared<Session>(gone_notice(), message.connection_id(), message.session_handle(),
-                                   model->second, arena->second, std::move(states));
-}
-
-void Worker::bind_session(std::uint64_t request_id, const link::BindSession& message) {
-  Result<std::shared_ptr<Session>> session = make_session(message);
-  if (!session) return outbox_.refuse(request_id, session.error());
-  if (!scheduler_->add_session(std::move(*session))) {
-    return outbox_.refuse(request_id, Status(StatusCode::kAlreadyExists,
-                                             "session " + std::to_string(message.session_handle()) +
-                                                 " is bound already"));
-  }
-  acknowledge(request_id);
-}
-
-void Worker::release_session(std::uint64_t request_id, const link::ReleaseSession& message) {
-  GoneNotice::Flag gone;
-  if (const std::shared_ptr<Session> session =
-          scheduler_->remove_session(message.connection_id(), message.session_handle())) {
-    gone = session->gone.flag();
-  }
-  pending_.push_back([this, request_id, gone] {
-    if (gone != nullptr && !gone->load(std::memory_order_acquire)) return false;
-    acknowledge(request_id);
     return true;
   });
 }

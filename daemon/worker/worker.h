@@ -17,6 +17,7 @@
 #include "daemon/worker/control_link.h"
 #include "daemon/worker/executor.h"
 #include "daemon/worker/loaded_model.h"
+#include "daemon/worker/model_loader.h"
 #include "daemon/worker/outbox.h"
 #include "daemon/worker/scheduler.h"
 #include "daemon/worker/status_page.h"
@@ -29,8 +30,14 @@ class Worker : public ControlLink::Handler {
   using BackendFactory =
       std::function<Result<std::unique_ptr<Backend>>(const BackendOptions& options)>;
 
+  struct Options {
+    BackendFactory make_backend;
+    // See fault_handler.h. The status page then has to live as long as the process.
+    bool installs_fault_handler = false;
+  };
+
   // `wake`: the one of the link that this is the handler of. Both outlive this.
-  Worker(BackendFactory make_backend, const EventFd& wake, Outbox& outbox);
+  Worker(Options options, const EventFd& wake, Outbox& outbox);
   // Lets running requests end.
   ~Worker() override;
 
@@ -44,6 +51,7 @@ class Worker : public ControlLink::Handler {
 
   Status configure(const link::Configure& message, Fds fds);
   void load_model(std::uint64_t request_id, const link::LoadModel& message, Fds fds);
+  void model_loaded(ModelLoader::Outcome outcome);
   void unload_model(std::uint64_t request_id, const link::UnloadModel& message);
   void open_channel(std::uint64_t request_id, const link::OpenChannel& message, Fds fds);
   void open_lane(std::uint64_t request_id, const link::OpenLane& message, Fds fds);
@@ -60,10 +68,14 @@ class Worker : public ControlLink::Handler {
   Result<std::shared_ptr<Session>> make_session(const link::BindSession& message);
   // Called on the stream thread.
   void stream_ended(std::uint64_t channel_id, std::uint32_t lane_id, GoneNotice::Flag gone);
+  void tell_ended_streams();
+  // Set when nothing of the channel is left; null if there is nothing.
+  GoneNotice::Flag gone_flag_of(std::uint64_t channel_id);
   void acknowledge(std::uint64_t request_id);
   GoneNotice gone_notice() const;
+  static Status wrong_descriptor_count(const char* message, std::size_t expected, std::size_t got);
 
-  const BackendFactory make_backend_;
+  const Options options_;
   const EventFd& wake_;
   Outbox& outbox_;
 
@@ -77,7 +89,14 @@ class Worker : public ControlLink::Handler {
   std::unordered_map<std::uint32_t, std::shared_ptr<const MappedRegion>> arenas_;
   std::vector<Pending> pending_;
   std::mutex ended_mutex_;
-  std::vector<Pending> ended_streams_;     // to join pending_; guarded by ended_mutex_
+  struct EndedStream {
+    std::uint64_t channel_id = 0;
+    std::uint32_t lane_id = 0;
+    GoneNotice::Flag gone;
+  };
+  std::vector<EndedStream>
+      ended_streams_;  // by their clients, not told yet; guarded by ended_mutex_
+  std::unique_ptr<ModelLoader> loader_;
   std::unique_ptr<StreamServer> streams_;  // since the first stream lane
   std::unique_ptr<Executors> executors_;   // last: ends first
 };

@@ -25,13 +25,15 @@ using testing::TestAnswer;
 
 const testing::TestTensor kInput = tensor<std::int64_t>({1, 2}, {1, 2});
 
-// Models by name: "plain"; "gated" stops at the gate; "kv" has state; "huge" describes itself in
-// more than a message holds; anything else fails.
+// Models by name: "plain"; "gated" stops at the gate; "slow" stops there while loading; "kv" has
+// state; "huge" describes itself in more than a message holds; anything else fails.
 class WorkerTest : public ::testing::Test {
  protected:
   Result<std::unique_ptr<BucketModel>> make_model(const std::string& name) {
     loading_seen = worker.status().loading.load();
-    if (name == "plain") return std::make_unique<testing::FakeModel>(pad_model(name, {4, 8}));
+    if (name == "slow") gate.pass();
+    if (name == "plain" || name == "slow")
+      return std::make_unique<testing::FakeModel>(pad_model(name, {4, 8}));
     if (name == "gated") {
       return std::make_unique<testing::FakeModel>(pad_model(name, {4, 8}), [this](const auto&) {
         gate.pass();
@@ -114,6 +116,26 @@ TEST_F(WorkerTest, says_why_a_model_does_not_load_and_goes_on) {
   ASSERT_EQ(failed.type(), link::Body::ModelFailed);
   EXPECT_EQ(wire::from_wire(failed.message().body_as_ModelFailed()->status()).code(),
             StatusCode::kAlreadyExists);
+}
+
+TEST_F(WorkerTest, opens_lanes_and_answers_clients_while_another_model_loads) {
+  worker.configure();
+  ASSERT_EQ(worker.load_model(5, "plain").type(), link::Body::ModelLoaded);
+  const UniqueFd artifact = std::move(*create_memfd("test-artifact", 4096));
+  const std::uint64_t slow = worker.send(
+      [](FlatBufferBuilder& builder) {
+        return link::CreateLoadModel(builder, 6, builder.CreateString("slow"));
+      },
+      {artifact.get()});
+  ASSERT_TRUE(gate.wait_for_visitors(1));
+  EXPECT_EQ(worker.status().loading.load(), 7u);
+  RingClient client;
+  RingClientLane lane(client, 4, 4096, 4096);
+  worker.open_lane(11, client, lane, 5);
+  lane.submit(0, 1, kInput);
+  EXPECT_EQ(lane.wait()->status(), StatusCode::kOk);
+  gate.open();
+  EXPECT_EQ(worker.answer_to(slow).type(), link::Body::ModelLoaded);
 }
 
 TEST_F(WorkerTest, loads_in_a_probe_without_executors) {

@@ -59,7 +59,7 @@ Serving::Serving(const ServingOptions& options)
   control_ = std::make_unique<EventFd>(must(EventFd::make()));
   const UniqueFd page = must(create_memfd("test-status", kWorkerStatusBytes));
   status_ = std::make_unique<StatusPage>(must(StatusPage::open(page)));
-  scheduler_ = must(Scheduler::make({.policy = options.policy, .spin_us = 0}, control_.get(),
+  scheduler_ = must(Scheduler::make({.policy = options.policy, .spin_us = 0}, *control_, *status_,
                                     [this](std::uint64_t channel_id, const std::string& reason) {
                                       const std::lock_guard lock(mutex_);
                                       violations_.emplace_back(channel_id, reason);
@@ -83,14 +83,15 @@ std::shared_ptr<LoadedModel> Serving::add_model(ModelDescription description,
 }
 
 std::unique_ptr<Serving::Client> Serving::connect(const std::shared_ptr<LoadedModel>& model,
-                                                  std::uint32_t slots, std::uint64_t slot_bytes) {
+                                                  std::uint32_t slots, std::uint64_t slot_bytes,
+                                                  std::uint64_t connection_id) {
   auto client = std::make_unique<Client>();
   client->channel_id = next_id_++;
   client->lane = std::make_unique<RingClientLane>(client->ring, slots, slot_bytes, slot_bytes);
-  std::shared_ptr<RingChannel> channel = must(
-      RingChannel::open(client->channel_id, client->channel_id, 1, client->ring.region_a,
-                        client->ring.region_b, std::move(client->ring.worker_socket),
-                        GoneNotice(std::make_shared<std::atomic<bool>>(false), control_.get())));
+  std::shared_ptr<RingChannel> channel = must(RingChannel::open(
+      client->channel_id, connection_id != 0 ? connection_id : client->channel_id, 1,
+      client->ring.region_a, client->ring.region_b, std::move(client->ring.worker_socket),
+      GoneNotice(std::make_shared<std::atomic<bool>>(false), control_.get())));
   scheduler_->add_ring_channel(channel);
   const bool added = scheduler_->add_lane(must(RingLane::open(
       channel, 1, model, client->lane->layout, client->lane->region_a, client->lane->region_b,

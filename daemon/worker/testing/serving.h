@@ -58,9 +58,10 @@ class Serving {
     std::unique_ptr<RingClientLane> lane;
     std::uint64_t channel_id = 0;
   };
-  // connection_id == channel_id, lane 1.
+  // Lane 1; `connection_id` 0: the channel's own id.
   std::unique_ptr<Client> connect(const std::shared_ptr<LoadedModel>& model,
-                                  std::uint32_t slots = 4, std::uint64_t slot_bytes = 8192);
+                                  std::uint32_t slots = 4, std::uint64_t slot_bytes = 8192,
+                                  std::uint64_t connection_id = 0);
 
   // Violations reported so far: channel id and reason.
   std::vector<std::pair<std::uint64_t, std::string>> violations() const;

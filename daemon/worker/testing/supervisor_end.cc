@@ -32,9 +32,9 @@ SupervisorEnd::SupervisorEnd(FakeBackend::MakeModel make_model) {
     Outbox outbox(&wake);
     ControlLink link(UniqueFd(socket), wake, outbox);
     Worker worker(
-        [make_model](const BackendOptions&) -> Result<std::unique_ptr<Backend>> {
+        {.make_backend = [make_model](const BackendOptions&) -> Result<std::unique_ptr<Backend>> {
           return std::make_unique<FakeBackend>(make_model);
-        },
+        }},
         wake, outbox);
     ended_ = link.run(worker);
   });
