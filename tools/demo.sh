@@ -96,7 +96,7 @@ run_size() {  # $1: size
 
   step "BERT $size: tracing the buckets of 128 and 512 tokens, and answering without buckets"
   PYTHONPATH=$kRoot/libclient/python "$kPython" libclient/python/examples/make_demo_artifact.py \
-    --size "$size" --output "$folder" --lengths "$lengths" --threads "$(nproc)"
+    --size "$size" --output "$folder" --lengths "$lengths"
 
   step "BERT $size: starting bucketd"
   start_daemon "$folder"

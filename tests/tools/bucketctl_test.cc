@@ -57,6 +57,17 @@ TEST_F(Bucketctl, describe_shows_inputs_and_buckets) {
   EXPECT_EQ(run_json({"describe", "multi"})["inputs"][0]["name"], "values");
 }
 
+TEST_F(Bucketctl, waits_for_the_daemon_and_the_model_when_told_to) {
+  daemon_.kill();
+  ChildProcess waiting(executable("bucketctl"), {{"--wait", "--timeout", "60", "--socket",
+                                                  daemon_.socket_path(), "describe", "multi"},
+                                                 {},
+                                                 daemon_.directory() / "described"});
+  daemon_.start_without_waiting();
+  EXPECT_EQ(waiting.exit_code(), 0) << read_text(daemon_.directory() / "described");
+  EXPECT_THAT(read_text(daemon_.directory() / "described"), HasSubstr("values"));
+}
+
 TEST_F(Bucketctl, infer_runs_a_model_on_npy_files) {
   const std::string values = write("values.npy", tensor<float>({1, 3}, {1, 2, 3}));
   const std::string marks = write("marks.npy", tensor<std::int64_t>({1, 3}, {10, 20, 30}));

@@ -82,6 +82,11 @@ Outcome run(const CLI::App& app, Arguments& arguments) {
     return outcome_of(client->models(), models_text, models_json);
   }
   if (app.got_subcommand("describe")) {
+    if (arguments.wait) {
+      // Who opens a model waits for it to be loaded.
+      const Result<Model> ready = client->open(arguments.model, deadline);
+      if (!ready) return {ready.error(), {}, {}};
+    }
     return outcome_of(client->describe(arguments.model), description_text, description_json);
   }
   if (app.got_subcommand("infer")) {
@@ -109,7 +114,8 @@ int bucketctl_main(int argc, char** argv) {
   app.add_option("--timeout", arguments.timeout_s, "seconds for the whole command")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 86400.0));
-  app.add_flag("--wait", arguments.wait, "wait for a daemon that is not there yet");
+  app.add_flag("--wait", arguments.wait,
+               "wait for a daemon that is not there yet, and for MODEL to be loaded");
   app.add_flag("--json", arguments.json, "results and errors as JSON");
 
   app.add_subcommand("status", "the daemon, its workers and models");
