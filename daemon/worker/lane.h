@@ -44,7 +44,8 @@ class Lane : public std::enable_shared_from_this<Lane> {
   virtual bool is_private_input() const = 0;
 
   // Where the answer goes; at least kMaxMessageBytes and what the model's largest bucket needs.
-  // Empty when there is no memory.
+  // Empty when there is no memory. It holds anything: whoever completes a request has written all
+  // of its `output_bytes`.
   virtual std::span<std::byte> output(std::uint32_t slot) = 0;
 
   // Publishes the answer of the request in entry.slot, whose output area holds `output_bytes`

@@ -22,6 +22,25 @@ void copy_dims(Dims& to, std::span<const std::int64_t> from) {
   std::memcpy(to, from.data(), from.size_bytes());
 }
 
+// Returns where it ends.
+std::byte* write_plan(const Plan& plan, std::byte* at) {
+  const PlanRecord record{plan.id, plan.bucket, static_cast<std::uint32_t>(plan.inputs.size()), 0};
+  std::memcpy(at, &record, sizeof(record));
+  at += sizeof(record);
+  for (const PlanInput& input : plan.inputs) {
+    PlanInputRecord layout{};
+    layout.dtype = static_cast<std::uint8_t>(input.dtype);
+    layout.rank = static_cast<std::uint8_t>(input.padded.rank());
+    layout.source = input.source;
+    layout.fill_bits = input.fill_bits;
+    copy_dims(layout.padded_dims, input.padded.dims());
+    copy_dims(layout.pad_before, std::span(input.pad_before).first(input.padded.rank()));
+    std::memcpy(at, &layout, sizeof(layout));
+    at += sizeof(layout);
+  }
+  return at;
+}
+
 }  // namespace
 
 void RequestRunner::run(const Job& job) {
@@ -88,7 +107,7 @@ Result<std::uint64_t> RequestRunner::execute(const Job& job, CompletionEntry& co
   }
   // A plan that the cache had no room for has no id that would mean anything later.
   if (plan != nullptr && plan->id == 0) plan = nullptr;
-  describe_outputs(model, bucket, is_raw(job.entry) ? plan : nullptr, output);
+  describe_outputs(model, bucket, is_raw(job.entry) ? plan : nullptr, output_bytes, output);
   completion.status = static_cast<std::uint32_t>(StatusCode::kOk);
   completion.bucket = static_cast<std::uint32_t>(bucket);
   completion.plan_id = plan != nullptr ? plan->id : 0;
@@ -235,7 +254,8 @@ std::uint64_t RequestRunner::place_outputs(const ModelDescription& model, std::s
 }
 
 void RequestRunner::describe_outputs(const ModelDescription& model, std::size_t bucket,
-                                     const Plan* plan, std::span<std::byte> output) const {
+                                     const Plan* plan, std::uint64_t output_bytes,
+                                     std::span<std::byte> output) const {
   std::byte* at = output.data();
   for (std::size_t o = 0; o < outputs_.size(); ++o) {
     const CroppedShape cropped = crop_output(model, bucket, o, inputs_.signatures);
@@ -250,22 +270,13 @@ void RequestRunner::describe_outputs(const ModelDescription& model, std::size_t 
     std::memcpy(at, &descriptor, sizeof(descriptor));
     at += sizeof(descriptor);
   }
-  if (plan == nullptr) return;
-  const PlanRecord record{plan->id, plan->bucket, static_cast<std::uint32_t>(plan->inputs.size()),
-                          0};
-  std::memcpy(at, &record, sizeof(record));
-  at += sizeof(record);
-  for (const PlanInput& input : plan->inputs) {
-    PlanInputRecord layout{};
-    layout.dtype = static_cast<std::uint8_t>(input.dtype);
-    layout.rank = static_cast<std::uint8_t>(input.padded.rank());
-    layout.source = input.source;
-    layout.fill_bits = input.fill_bits;
-    copy_dims(layout.padded_dims, input.padded.dims());
-    copy_dims(layout.pad_before, std::span(input.pad_before).first(input.padded.rank()));
-    std::memcpy(at, &layout, sizeof(layout));
-    at += sizeof(layout);
+  if (plan != nullptr) at = write_plan(*plan, at);
+  // A stream sends the whole area: what lies between must not be what others left in this memory.
+  for (const TensorView& tensor : outputs_) {
+    std::memset(at, 0, static_cast<std::size_t>(tensor.data - at));
+    at = tensor.data + *tensor.shape.byte_size(tensor.dtype);
   }
+  std::memset(at, 0, static_cast<std::size_t>(output.data() + output_bytes - at));
 }
 
 }  // namespace bucketd

@@ -42,7 +42,7 @@ class RequestRunner {
   std::uint64_t place_outputs(const ModelDescription& model, std::size_t bucket,
                               std::span<std::byte> output);
   void describe_outputs(const ModelDescription& model, std::size_t bucket, const Plan* plan,
-                        std::span<std::byte> output) const;
+                        std::uint64_t output_bytes, std::span<std::byte> output) const;
 
   const std::size_t executor_;
   const StatusPage& status_;

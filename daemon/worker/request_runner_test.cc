@@ -12,6 +12,7 @@
 namespace bucketd {
 namespace {
 
+using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::pad_model;
@@ -84,6 +85,53 @@ TEST(RequestRunner, gives_the_plan_of_a_raw_request_by_which_the_next_one_can_be
   EXPECT_THAT(answer->cropped<std::int64_t>(0), ElementsAre(6, 5, 4, 3, 2));
   EXPECT_FALSE(answer->plan.has_value()) << "the client has it already";
   EXPECT_EQ(answer->entry.plan_id, entry.plan_id);
+}
+
+// Two outputs whose ends are not aligned.
+ModelDescription two_byte_tensors() {
+  ModelDescription model = pad_model("m", {5}, 0, PadSide::kRight, DType::kUint8, 3);
+  model.inputs.push_back({"z", DType::kUint8});
+  model.outputs.push_back({"w", DType::kUint8});
+  model.buckets[0].inputs.push_back(model.buckets[0].inputs[0]);
+  model.buckets[0].outputs.push_back(model.buckets[0].outputs[0]);
+  model.pad.dims.push_back(model.pad.dims[0]);
+  model.pad.value.push_back(0);
+  model.pad.side.push_back(PadSide::kRight);
+  model.accepted.push_back(model.accepted[0]);
+  return model;
+}
+
+TEST(RequestRunner, leaves_nothing_in_an_answer_that_was_in_its_memory_before) {
+  Serving serving;
+  const auto client = serving.connect(serving.add_model(two_byte_tensors()));
+  const std::span<std::byte> area = serving.scheduler().find_lane(client->channel_id, 1)->output(0);
+  const std::vector<std::uint8_t> values(15, 7);
+  const std::vector<testing::TestTensor> inputs = {tensor({3, 5}, values), tensor({3, 5}, values)};
+  SubmissionEntry entry{};
+  for (const bool has_plan : {true, false}) {
+    std::memset(area.data(), 0x5A, area.size());
+    client->lane->submit(0, 1, inputs, entry);
+    const std::optional<TestAnswer> answer = client->lane->wait();
+    ASSERT_TRUE(answer.has_value());
+    ASSERT_EQ(answer->status(), StatusCode::kOk) << answer->message;
+    ASSERT_EQ(answer->plan.has_value(), has_plan);
+    EXPECT_THAT(answer->full[1], Each(std::byte{7}));
+    const std::uint64_t first = answer->outputs[0].offset;
+    ASSERT_EQ(first, output_payload_offset(2, 2));
+    ASSERT_EQ(answer->outputs[1].offset, first + kTensorAlignment);
+    const std::uint64_t records = has_plan ? sizeof(PlanRecord) + 2 * sizeof(PlanInputRecord) : 0;
+    const std::vector<std::byte> sent(area.begin(), area.end());
+    const auto bytes = [&](std::uint64_t from, std::uint64_t to) {
+      return std::vector<std::byte>(sent.begin() + static_cast<std::ptrdiff_t>(from),
+                                    sent.begin() + static_cast<std::ptrdiff_t>(to));
+    };
+    EXPECT_THAT(bytes(2 * sizeof(OutputDescriptor) + records, first), Each(std::byte{0}));
+    EXPECT_THAT(bytes(first + 15, first + 64), Each(std::byte{0}));
+    EXPECT_THAT(bytes(first + 64 + 15, first + 128), Each(std::byte{0}));
+    EXPECT_EQ(sent[first + 128], std::byte{0x5A}) << "more was written than is sent";
+    entry.kind = static_cast<std::uint8_t>(SubmissionKind::kPadded);
+    entry.plan_id = answer->entry.plan_id;
+  }
 }
 
 TEST(RequestRunner, refuses_a_padded_request_of_an_unknown_plan_or_another_signature) {

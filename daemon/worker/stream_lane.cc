@@ -1,7 +1,6 @@
 #include "daemon/worker/stream_lane.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 namespace bucketd {
@@ -25,12 +24,8 @@ std::span<const std::byte> StreamLane::input(std::uint32_t slot) const {
 }
 
 std::span<std::byte> StreamLane::output(std::uint32_t slot) {
-  PrivateBuffer& buffer = slots_[slot].output;
-  const bool is_new = buffer.capacity() == 0;
-  std::byte* memory = buffer.reserve(output_capacity_);
+  std::byte* memory = slots_[slot].output.reserve(output_capacity_);
   if (memory == nullptr) return {};
-  // What lies between the tensors is sent too, and must not be what others left in this memory.
-  if (is_new) std::memset(memory, 0, output_capacity_);
   return {memory, output_capacity_};
 }
 

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 
-#include <cstring>
 #include <thread>
 
 #include "daemon/worker/testing/serving.h"
@@ -69,20 +68,6 @@ TEST_F(StreamServerTest, answers_raw_and_padded_requests_as_a_ring_does) {
   ASSERT_TRUE(client.submit(9, tensor<std::int64_t>({1, 9}, std::vector<std::int64_t>(9))));
   EXPECT_EQ(client.wait()->message,
             "model 'm', input 0 'x', dimension 1: size 9 is above the largest bucket's 8");
-}
-
-TEST_F(StreamServerTest, sends_nothing_that_others_left_in_memory) {
-  // The allocator is made to give out memory that was written before.
-  for (int i = 0; i < 64; ++i) {
-    PrivateBuffer used;
-    std::memset(used.reserve(4096), 0x5A, 4096);
-  }
-  const auto channel = std::make_shared<Channel>(1, 1, GoneNotice());
-  StreamLane lane(channel, 1, serving.add_model(pad_model("m", {300})), 4, kMaxBody, 16,
-                  server_->mailbox(), GoneNotice());
-  for (std::uint32_t slot = 0; slot < 4; ++slot) {
-    for (const std::byte byte : lane.output(slot)) ASSERT_EQ(byte, std::byte{0});
-  }
 }
 
 TEST_F(StreamServerTest, puts_frames_together_that_come_byte_by_byte) {

@@ -3,6 +3,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "daemon/worker/monotonic_clock.h"
 #include "daemon/worker/testing/serving.h"
@@ -136,6 +138,28 @@ TEST_F(WorkerTest, opens_lanes_and_answers_clients_while_another_model_loads) {
   EXPECT_EQ(lane.wait()->status(), StatusCode::kOk);
   gate.open();
   EXPECT_EQ(worker.answer_to(slow).type(), link::Body::ModelLoaded);
+}
+
+TEST_F(WorkerTest, refuses_a_channel_for_which_it_has_no_descriptors_left_and_goes_on) {
+  worker.configure();
+  ASSERT_EQ(worker.load_model(5, "plain").type(), link::Body::ModelLoaded);
+  RingClient client;
+  RingClientLane lane(client, 4, 4096, 4096);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const UniqueFd lowest_free(::dup(0));
+  rlimit none_left = before;
+  none_left.rlim_cur = static_cast<rlim_t>(lowest_free.get()) + 1;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none_left), 0);
+  const LinkMessage answer = worker.answer_to(worker.send(
+      [](FlatBufferBuilder& builder) { return link::CreateOpenChannel(builder, 11, 11); },
+      {client.region_a.get(), client.region_b.get(), client.worker_socket.get()}));
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  ASSERT_EQ(answer.type(), link::Body::Refused);
+  EXPECT_THAT(refusal(answer), HasSubstr("run out of descriptors"));
+  worker.open_lane(11, client, lane, 5);
+  lane.submit(0, 1, kInput);
+  EXPECT_EQ(lane.wait()->status(), StatusCode::kOk);
 }
 
 TEST_F(WorkerTest, loads_in_a_probe_without_executors) {

@@ -22,19 +22,22 @@ T must(Result<T> result) {
 
 }  // namespace
 
-SupervisorEnd::SupervisorEnd(FakeBackend::MakeModel make_model) {
+SupervisorEnd::SupervisorEnd(FakeBackend::MakeModel make_model, Options options) {
   SocketPair pair = must(make_socket_pair(SOCK_SEQPACKET));
   socket_ = std::move(pair.first);
-  page_fd_ = must(create_memfd("test-status", kWorkerStatusBytes));
+  page_fd_ = options.status_page ? std::move(options.status_page)
+                                 : must(create_memfd("test-status", kWorkerStatusBytes));
   page_ = must(map_memfd(page_fd_.get(), kWorkerStatusBytes, MapAccess::kReadOnly));
-  worker_ = std::thread([this, socket = pair.second.release(), make_model] {
+  worker_ = std::thread([this, socket = pair.second.release(), make_model,
+                         installs_fault_handler = options.installs_fault_handler] {
     const EventFd wake = must(EventFd::make());
     Outbox outbox(&wake);
     ControlLink link(UniqueFd(socket), wake, outbox);
     Worker worker(
         {.make_backend = [make_model](const BackendOptions&) -> Result<std::unique_ptr<Backend>> {
-          return std::make_unique<FakeBackend>(make_model);
-        }},
+           return std::make_unique<FakeBackend>(make_model);
+         },
+         .installs_fault_handler = installs_fault_handler},
         wake, outbox);
     ended_ = link.run(worker);
   });

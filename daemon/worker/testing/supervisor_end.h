@@ -30,8 +30,14 @@ struct LinkMessage {
 
 class SupervisorEnd {
  public:
+  struct Options {
+    bool installs_fault_handler = false;
+    UniqueFd status_page;  // the worker's; one is made if there is none
+  };
   // Starts the worker's thread.
-  explicit SupervisorEnd(FakeBackend::MakeModel make_model);
+  explicit SupervisorEnd(FakeBackend::MakeModel make_model)
+      : SupervisorEnd(std::move(make_model), Options()) {}
+  SupervisorEnd(FakeBackend::MakeModel make_model, Options options);
   // Closes the link and waits for the worker.
   ~SupervisorEnd();
 
