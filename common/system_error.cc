@@ -14,6 +14,8 @@ StatusCode code_of(int error_number) {
     case ENFILE:
     case ENOSPC:
     case EDQUOT:
+    case ENOBUFS:
+    case ETOOMANYREFS:  // more descriptors of this user under way than its limit
       return StatusCode::kResourceExhausted;
     case EACCES:
     case EPERM:

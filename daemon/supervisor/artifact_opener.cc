@@ -53,7 +53,7 @@ bool is_model_name(std::string_view name) {
 }
 
 std::string provisional_model_name(const std::string& path) {
-  std::string name = std::filesystem::path(path).stem().string().substr(0, 64);
+  std::string name = std::filesystem::path(path).stem().string().substr(0, 60);
   for (char& character : name) {
     if (kNameCharacters.find(character) == std::string_view::npos) character = '_';
   }
@@ -120,6 +120,12 @@ Result<OpenedArtifact> ArtifactOpener::open(const std::string& path) const {
   if ((info.st_mode & S_IWOTH) != 0) {
     return refuse(StatusCode::kPermissionDenied, path,
                   "may be written by every user; take that permission away (chmod o-w)");
+  }
+  // Whoever owns it may give himself permission to write.
+  if (info.st_uid != 0 && info.st_uid != ::geteuid()) {
+    return refuse(StatusCode::kPermissionDenied, path,
+                  "belongs to uid " + std::to_string(info.st_uid) +
+                      "; an artifact belongs to root or to the daemon's user (chown)");
   }
   if (info.st_size == 0) return refuse(StatusCode::kInvalidArgument, path, "is empty");
   Result<ArtifactIdentity> identity = identify_artifact(artifact.fd.get());

@@ -2,7 +2,8 @@
 //
 // A path is resolved by the kernel beneath a root (openat2, RESOLVE_BENEATH|RESOLVE_NO_SYMLINKS),
 // so that neither "..", nor a link, nor a race leaves it. What is opened must be a regular file
-// that neither its group nor others may write, since a worker reads it while it serves.
+// that belongs to root or to the daemon's user and that not everybody may write, since a worker
+// reads it while it serves, and what it holds is executed.
 //
 // Thread safety: const methods may be called from any thread.
 #pragma once
@@ -46,8 +47,8 @@ class ArtifactOpener {
 
   // A relative path is looked up beneath each root in order. Errors, with the path in the text
   // (they are for administrators): NOT_FOUND; PERMISSION_DENIED when it would leave the roots, is a
-  // link, is writable by others or cannot be read; INVALID_ARGUMENT when it is no regular file or
-  // is empty.
+  // link, is writable by others, belongs to somebody else or cannot be read; INVALID_ARGUMENT when
+  // it is no regular file or is empty.
   Result<OpenedArtifact> open(const std::string& path) const;
 
  private:

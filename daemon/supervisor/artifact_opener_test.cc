@@ -101,6 +101,13 @@ TEST_F(ArtifactOpenerTest, a_file_that_everybody_may_write_is_refused) {
   EXPECT_THAT(refusal("a.pt").message(), HasSubstr("chmod o-w"));
 }
 
+TEST_F(ArtifactOpenerTest, a_file_of_another_user_is_refused) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can give a file away";
+  ASSERT_EQ(::chown((folder_ / "root/a.pt").c_str(), 65534, 65534), 0);
+  EXPECT_EQ(refusal("a.pt").code(), StatusCode::kPermissionDenied);
+  EXPECT_THAT(refusal("a.pt").message(), HasSubstr("belongs to uid 65534"));
+}
+
 TEST(ModelNames, are_checked_and_made_from_files) {
   EXPECT_TRUE(is_model_name("bert-base_1.2"));
   EXPECT_FALSE(is_model_name(""));
