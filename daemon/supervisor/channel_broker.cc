@@ -162,7 +162,8 @@ Status ChannelBroker::send_open_channel(WorkerSlot& slot, Channel& channel) {
         return link::CreateOpenChannel(builder, id, connection_id);
       },
       std::move(*fds),
-      [this, id, &slot](const link::Message* message) { channel_answered(id, message, slot); });
+      [this, id, &slot](const link::Message* message) { channel_answered(id, message, slot); },
+      Due::kPromptly);
   return Status();
 }
 
@@ -250,7 +251,8 @@ void ChannelBroker::add_lane(WorkerSlot& slot, Channel& channel, const LaneReque
       std::move(*for_worker),
       [this, channel_id, lane_id](const link::Message* message) {
         lane_answered(channel_id, lane_id, message);
-      });
+      },
+      Due::kPromptly);
 }
 
 void ChannelBroker::lane_answered(std::uint64_t channel_id, std::uint32_t lane_id,

@@ -16,6 +16,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "bucketd/status.h"
@@ -98,8 +99,9 @@ class ChannelBroker {
   std::vector<LaneEnd> ended_by_worker(const WorkerSlot& slot, std::uint64_t channel_id,
                                        std::optional<std::uint32_t> lane_id);
 
-  // Sets `closed` and wakes the clients of every channel: the daemon is about to stop.
-  std::vector<ChannelEnd> close_all();
+  // Sets `closed` and wakes the clients of every channel, but for those of workers whose death is
+  // to come: the daemon is about to stop.
+  std::vector<ChannelEnd> close_all(const std::set<std::uint32_t>& but_workers);
 
   // The connection of a channel of this worker's present incarnation; nothing if there is none.
   std::optional<std::uint64_t> connection_of(const WorkerSlot& slot,

@@ -138,13 +138,16 @@ std::vector<LaneEnd> ChannelBroker::model_unloaded(std::uint32_t model_id) {
   std::vector<Opened> unanswered;
   for (auto channel = channels_.begin(); channel != channels_.end();) {
     const std::size_t before = channel->second.lanes.size();
-    std::erase_if(channel->second.lanes, [&](auto& item) {
-      auto& [lane_id, lane] = item;
-      if (lane.model_id != model_id) return false;
-      if (lane.opened) unanswered.push_back(std::move(lane.opened));
-      ends.push_back({channel->second.connection_id, channel->first, lane_id, model_id});
-      return true;
-    });
+    for (auto& [lane_id, lane] : channel->second.lanes) {
+      if (lane.model_id != model_id) continue;
+      if (lane.opened) {
+        unanswered.push_back(std::exchange(lane.opened, nullptr));
+      } else {
+        ends.push_back({channel->second.connection_id, channel->first, lane_id, model_id});
+      }
+    }
+    std::erase_if(channel->second.lanes,
+                  [&](const auto& item) { return item.second.model_id == model_id; });
     const bool is_over = !channel->second.is_ring && channel->second.lanes.size() < before;
     channel = is_over ? channels_.erase(channel) : std::next(channel);
   }
@@ -161,20 +164,25 @@ std::vector<LaneEnd> ChannelBroker::ended_by_worker(const WorkerSlot& slot,
   Channel* channel = find(channel_id);
   if (channel == nullptr || channel->worker_id != slot.id()) return ends;
   for (const auto& [id, lane] : channel->lanes) {
-    if (lane_id && id != *lane_id) continue;
+    // A client hears of lanes that it has; of one that is being opened, from `opened`.
+    if ((lane_id && id != *lane_id) || lane.opened) continue;
     ends.push_back({channel->connection_id, channel_id, id, lane.model_id});
   }
+  const Status reason(StatusCode::kUnavailable, "the worker closed the channel");
   if (!lane_id || !channel->is_ring) {
-    forget_channel(channel_id, Status(StatusCode::kUnavailable, "the worker closed the channel"));
-  } else {
-    channel->lanes.erase(*lane_id);
+    forget_channel(channel_id, reason);
+  } else if (const auto lane = channel->lanes.find(*lane_id); lane != channel->lanes.end()) {
+    const Opened opened = std::exchange(lane->second.opened, nullptr);
+    channel->lanes.erase(lane);
+    if (opened) opened(error(reason));
   }
   return ends;
 }
 
-std::vector<ChannelEnd> ChannelBroker::close_all() {
+std::vector<ChannelEnd> ChannelBroker::close_all(const std::set<std::uint32_t>& but_workers) {
   std::vector<ChannelEnd> ends;
   for (auto& [id, channel] : channels_) {
+    if (but_workers.contains(channel.worker_id)) continue;
     mark_closed(channel);
     ends.push_back({channel.connection_id, channel.uid, id, channel.is_known_to_client, {}});
   }

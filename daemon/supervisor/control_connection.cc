@@ -9,10 +9,12 @@ namespace {
 
 // A client that lets more answers than this wait is not reading.
 constexpr std::size_t kMaxQueuedMessages = 256;
-constexpr std::size_t kMaxQueuedBytes = std::size_t{4} << 20;
+constexpr std::size_t kMaxQueuedBytes = std::size_t{512} << 10;
 // Requests handled before others get their turn.
 constexpr int kRequestsPerTurn = 16;
 constexpr std::chrono::seconds kHelloTimeout{10};
+// Until a message is tried again that the system had no room for.
+constexpr std::chrono::milliseconds kSendRetry{10};
 constexpr std::size_t kMaxNameBytes = 64;
 
 std::size_t queued_size(std::size_t bytes) { return bytes + sizeof(void*) * 8; }
@@ -37,7 +39,8 @@ ControlConnection::ControlConnection(asio::io_context& context, std::uint64_t id
       is_admin_(is_admin),
       handler_(handler),
       socket_(context, socket.release()),
-      hello_timer_(context) {}
+      hello_timer_(context),
+      send_timer_(context) {}
 
 std::string ControlConnection::description() const {
   std::string text = "uid " + std::to_string(peer_.uid) + ", pid " + std::to_string(peer_.pid);
@@ -75,6 +78,14 @@ void ControlConnection::wait_writable() {
                        const std::shared_ptr<ControlConnection> self = weak.lock();
                        if (self && !failure) self->send_some();
                      });
+}
+
+void ControlConnection::wait_for_room() {
+  send_timer_.expires_after(kSendRetry);
+  send_timer_.async_wait([weak = weak_from_this()](boost::system::error_code failure) {
+    const std::shared_ptr<ControlConnection> self = weak.lock();
+    if (self && !failure) self->send_some();
+  });
 }
 
 void ControlConnection::receive_some() {
@@ -127,6 +138,9 @@ void ControlConnection::send_some() {
     for (const UniqueFd& fd : next.fds) fds.push_back(fd.get());
     const Status status = send_message(socket_.native_handle(), next.bytes, fds);
     if (status.code() == StatusCode::kWouldBlock) return wait_writable();
+    // Too many descriptors under way to clients that do not take them, or no memory: this client is
+    // not to blame, and a socket that can be written to does not say when it is over.
+    if (status.code() == StatusCode::kResourceExhausted) return wait_for_room();
     queued_bytes_ -= queued_size(next.bytes.size());
     queue_.pop_front();
     if (!status.ok()) return close("the client cannot be written to: " + status.message());

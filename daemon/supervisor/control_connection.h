@@ -73,6 +73,7 @@ class ControlConnection : public std::enable_shared_from_this<ControlConnection>
   void await_hello();
   void wait_readable();
   void wait_writable();
+  void wait_for_room();
   void receive_some();
   void handle(std::span<const std::byte> bytes);
   void send_some();
@@ -83,6 +84,7 @@ class ControlConnection : public std::enable_shared_from_this<ControlConnection>
   Handler& handler_;
   asio::posix::stream_descriptor socket_;
   asio::steady_timer hello_timer_;
+  asio::steady_timer send_timer_;
   bool greeted_ = false;
   std::string client_name_;
   std::deque<Outgoing> queue_;

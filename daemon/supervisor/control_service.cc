@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <set>
 
 #include "daemon/supervisor/control_message.h"
 
@@ -14,6 +15,10 @@ constexpr std::size_t kMaxPendingPerConnection = 128;
 // How long a lane may take to open once its model is ready: the worker's control thread may be
 // loading another model.
 constexpr std::chrono::seconds kOpeningTime{10};
+// Until a lane is tried again that could not be opened just then; doubles up to the second. Mostly
+// it is tried earlier, since a worker has answered or a model has changed.
+constexpr std::chrono::milliseconds kRetryDelay{10};
+constexpr std::chrono::milliseconds kRetryDelayMax{320};
 
 }  // namespace
 
@@ -86,7 +91,10 @@ std::uint64_t ControlService::add_pending(ControlConnection& connection, std::ui
   pending.connection = connection.weak_from_this();
   pending.connection_id = connection.id();
   pending.request_id = request_id;
-  pending.deadline = Clock::now() + std::chrono::milliseconds(wait_ms);
+  pending.wait_until = Clock::now() + std::chrono::milliseconds(wait_ms);
+  pending.deadline = pending.wait_until;
+  pending.retry_delay = kRetryDelay;
+  pending.uid = connection.peer().uid;
   pending.timer = std::make_unique<asio::steady_timer>(context_);
   return id;
 }
@@ -96,16 +104,17 @@ ControlService::Pending* ControlService::find(std::uint64_t pending_id) {
   return found == pending_.end() ? nullptr : &found->second;
 }
 
-void ControlService::arm_timer(std::uint64_t pending_id) {
+void ControlService::arm_timer(std::uint64_t pending_id, Clock::time_point retry_at) {
   Pending* pending = find(pending_id);
   if (pending == nullptr) return;
-  pending->timer->expires_at(pending->deadline);
+  pending->timer->expires_at(std::min(pending->deadline, retry_at));
   pending->timer->async_wait([this, pending_id](boost::system::error_code failure) {
     const Pending* late = find(pending_id);
     if (failure || late == nullptr) return;
-    // The deadline may have moved after this handler was queued.
-    if (Clock::now() < late->deadline) return arm_timer(pending_id);
-    out_of_time(pending_id);
+    if (Clock::now() >= late->deadline) return out_of_time(pending_id);
+    // To be tried again; or the deadline has moved after this handler was queued.
+    arm_timer(pending_id);
+    try_open(pending_id);
   });
 }
 
@@ -117,7 +126,7 @@ void ControlService::out_of_time(std::uint64_t pending_id) {
     return answer_error(pending_id, registry_.not_found(pending->model));
   }
   std::string why = " is still being loaded";
-  if (pending->is_opening) {
+  if (pending->is_opening || pending->is_blocked) {
     why = " is ready, but its worker is busy";
   } else if (record != nullptr && record->serving != nullptr) {
     why = " is away: its worker is starting again";
@@ -138,6 +147,11 @@ void ControlService::answer_error(std::uint64_t pending_id, const Status& status
 void ControlService::open_lane(ControlConnection& connection, std::uint64_t request_id,
                                const wire::OpenLane& request) {
   if (!may_wait(connection, request_id)) return;
+  const std::string model = text_of(request.model());
+  // Such a name is not kept: it may be as long as a message.
+  if (!is_model_name(model)) {
+    return connection.send(error_message(request_id, registry_.not_found(model)));
+  }
   if (request.transport() != wire::Transport::kRing &&
       request.transport() != wire::Transport::kStream) {
     return connection.send(error_message(
@@ -147,7 +161,7 @@ void ControlService::open_lane(ControlConnection& connection, std::uint64_t requ
   }
   const std::uint64_t id = add_pending(connection, request_id, Kind::kOpenLane, request.wait_ms());
   Pending& pending = *find(id);
-  pending.model = text_of(request.model());
+  pending.model = model;
   pending.transport = static_cast<link::Transport>(request.transport());
   pending.slots = request.slots();
   arm_timer(id);
@@ -205,7 +219,12 @@ void ControlService::try_open(std::uint64_t pending_id) {
     return;
   }
   pending->is_opening = true;
-  pending->deadline = std::max(pending->deadline, Clock::now() + kOpeningTime);
+  pending->is_blocked = false;
+  // Counted from the first time, however often it has to be tried again.
+  if (pending->opening_until == Clock::time_point()) {
+    pending->opening_until = std::max(pending->wait_until, Clock::now() + kOpeningTime);
+  }
+  pending->deadline = pending->opening_until;
   arm_timer(pending_id);
   const GenerationPtr generation = record->serving;
   const LaneRequest request{pending->connection_id, connection->peer().uid, generation,
@@ -226,10 +245,7 @@ void ControlService::lane_opened(std::uint64_t pending_id, std::uint64_t connect
     const bool is_passing = offer.error().code() == StatusCode::kUnavailable ||
                             offer.error().code() == StatusCode::kWouldBlock;
     if (!is_passing) return answer_error(pending_id, offer.error());
-    // The worker died, the model was replaced, or too much is under way: models_changed() follows.
-    pending->is_opening = false;
-    if (Clock::now() >= pending->deadline) out_of_time(pending_id);
-    return;
+    return cannot_open_yet(pending_id, offer.error());
   }
   const std::shared_ptr<ControlConnection> connection =
       pending == nullptr ? nullptr : pending->connection.lock();
@@ -252,6 +268,19 @@ void ControlService::lane_opened(std::uint64_t pending_id, std::uint64_t connect
                                                       offer->plan.max_request_bytes, model);
                       }),
       std::move(offer->fds));
+}
+
+// The worker died, the model was replaced, or too much is under way.
+void ControlService::cannot_open_yet(std::uint64_t pending_id, const Status& reason) {
+  Pending& pending = *find(pending_id);
+  pending.is_opening = false;
+  pending.is_blocked = reason.code() == StatusCode::kWouldBlock;
+  // Its model is ready, only its turn has not come; or the model is away: that is what the client
+  // wants to wait for no longer than it said.
+  pending.deadline = pending.is_blocked ? pending.opening_until : pending.wait_until;
+  if (Clock::now() >= pending.deadline) return out_of_time(pending_id);
+  arm_timer(pending_id, Clock::now() + pending.retry_delay);
+  pending.retry_delay = std::min(2 * pending.retry_delay, kRetryDelayMax);
 }
 
 void ControlService::load_model(ControlConnection& connection, std::uint64_t request_id,
@@ -301,6 +330,23 @@ void ControlService::models_changed() {
   std::vector<std::uint64_t> ids;
   for (const auto& [id, pending] : pending_) ids.push_back(id);
   for (const std::uint64_t id : ids) try_open(id);
+}
+
+void ControlService::retry_blocked() {
+  std::vector<std::uint64_t> ids;
+  for (const auto& [id, pending] : pending_) {
+    if (pending.is_blocked) ids.push_back(id);
+  }
+  // A user whose oldest request still has to wait need not be looked at further.
+  std::set<uid_t> waiting;
+  for (const std::uint64_t id : ids) {
+    const Pending* pending = find(id);
+    if (pending == nullptr || waiting.contains(pending->uid)) continue;
+    const uid_t uid = pending->uid;
+    try_open(id);
+    pending = find(id);
+    if (pending != nullptr && pending->is_blocked) waiting.insert(uid);
+  }
 }
 
 void ControlService::model_finished(std::uint32_t model_id, const Status& status) {

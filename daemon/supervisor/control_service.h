@@ -52,6 +52,8 @@ class ControlService {
 
   // A model's state, or a worker's, has changed: waiting requests are tried again.
   void models_changed();
+  // A worker has answered something: lanes that it was too busy for are tried again.
+  void retry_blocked();
   // The load or unload of generation `model_id` ended so.
   void model_finished(std::uint32_t model_id, const Status& status);
 
@@ -66,8 +68,13 @@ class ControlService {
     std::uint32_t model_id = 0;  // kLoad, kUnload
     link::Transport transport = link::Transport::kRing;
     std::uint32_t slots = 0;
-    Clock::time_point deadline;
-    bool is_opening = false;  // the worker was asked for the lane
+    Clock::time_point wait_until;           // for the model, as the client asked for
+    Clock::time_point opening_until;        // set when the model is ready for the first time
+    Clock::time_point deadline;             // the one of them that counts now
+    std::chrono::milliseconds retry_delay;  // before it is tried again
+    bool is_opening = false;                // the worker was asked for the lane
+    bool is_blocked = false;                // its user has too much under way
+    uid_t uid = 0;
     std::unique_ptr<asio::steady_timer> timer;
   };
 
@@ -90,7 +97,9 @@ class ControlService {
   std::uint64_t add_pending(ControlConnection& connection, std::uint64_t request_id, Kind kind,
                             std::uint32_t wait_ms);
   bool may_wait(ControlConnection& connection, std::uint64_t request_id);
-  void arm_timer(std::uint64_t pending_id);
+  // Out of time at the deadline, or tried again at `retry_at` if that is earlier.
+  void arm_timer(std::uint64_t pending_id, Clock::time_point retry_at = Clock::time_point::max());
+  void cannot_open_yet(std::uint64_t pending_id, const Status& reason);
   void out_of_time(std::uint64_t pending_id);
   // Goes as far as possible now.
   void try_open(std::uint64_t pending_id);

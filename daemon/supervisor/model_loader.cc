@@ -9,6 +9,10 @@
 namespace bucketd::supervisor {
 namespace {
 
+// How often a worker may die after it was asked for a load and before it began with it, until the
+// artifact is suspected all the same: a worker that dies in taking the question names nothing.
+constexpr std::uint32_t kUnexplainedDeaths = 3;
+
 std::string model_text(const Generation& generation) { return "model '" + generation.name + "'"; }
 
 }  // namespace
@@ -56,6 +60,7 @@ void ModelLoader::forgive(const std::string& path) {
   if (!artifact) return;  // the load will say why
   std::erase_if(condemned_,
                 [&](const auto& item) { return item.first.first == artifact->identity; });
+  std::erase_if(proven_, [&](const ProofKey& key) { return key.first == artifact->identity; });
 }
 
 bool ModelLoader::is_under_way(std::uint32_t model_id) const {
@@ -162,11 +167,14 @@ void ModelLoader::worker_died(WorkerSlot& slot, const WorkerDeath& death) {
   queue.timer.reset();
   const GenerationPtr generation = std::exchange(queue.loading, nullptr);
   if (generation == nullptr) return;
-  // With nothing executing the load is the only suspect, whatever the page says. If something was
-  // executing and nobody is known to have done it, the load gets one more chance.
+  // Only if the page names it had the load begun. If something was executing too and nobody is
+  // known to have done it, the load gets one more chance. If the worker died before it began, the
+  // load is hardly to blame, unless that happens time and again.
   const bool is_suspect = !death.by_supervisor && !has_culprit(death);
-  const bool is_culprit = is_suspect && (queue.timed_out || death.executing.empty());
-  if (is_culprit || (is_suspect && ++generation->deaths_while_loading > 1)) {
+  const bool had_begun = queue.timed_out || death.loading_model_id == generation->model_id + 1;
+  const bool is_culprit = is_suspect && had_begun && (queue.timed_out || death.executing.empty());
+  const std::uint32_t chances = had_begun ? 1 : kUnexplainedDeaths;
+  if (is_culprit || (is_suspect && ++generation->deaths_while_loading > chances)) {
     const Status reason(StatusCode::kFailedPrecondition,
                         model_text(*generation) +
                             " is quarantined: while it was being loaded, worker " +

@@ -66,6 +66,11 @@ Status ModelRegistry::rename(ModelRecord*& record, const std::string& name) {
     candidate->has_own_name = true;
     return Status();
   }
+  if (!is_model_name(name)) {
+    return Status(StatusCode::kInvalidArgument,
+                  "the artifact's own name is none: a model's name has 1 to 64 characters of "
+                  "[A-Za-z0-9_.-]; load it under such a name");
+  }
   if (other != nullptr && other->candidate == nullptr && other->serving == nullptr) {
     other->state = ModelState::kLoading;  // failed before: free
   } else if (other != nullptr && (!candidate->spec.may_replace || other->candidate != nullptr ||
@@ -214,9 +219,19 @@ bool ModelRegistry::has_unnamed_candidate() const {
   });
 }
 
-bool ModelRegistry::is_settled() const {
-  return std::none_of(models_.begin(), models_.end(),
-                      [](const auto& item) { return item.second.state == ModelState::kLoading; });
+std::chrono::milliseconds ModelRegistry::smallest_execution_limit(
+    std::uint32_t worker, std::chrono::milliseconds largest) const {
+  std::chrono::milliseconds smallest = largest;
+  const auto look_at = [&](const GenerationPtr& generation) {
+    if (generation == nullptr || generation->spec.worker != worker) return;
+    smallest = std::min(smallest, generation->spec.execution_limit);
+  };
+  for (const auto& [name, record] : models_) {
+    look_at(record.serving);
+    look_at(record.candidate);
+  }
+  for (const auto& [model_id, generation] : retiring_) look_at(generation);
+  return smallest;
 }
 
 }  // namespace bucketd::supervisor

@@ -116,8 +116,10 @@ class ModelRegistry {
   Status not_found(const std::string& name) const;
   // Whether a model whose own name is not known yet is being loaded: any name may turn up still.
   bool has_unnamed_candidate() const;
-  // Whether no model is being loaded for the first time.
-  bool is_settled() const;
+  // The smallest execution limit, and at most `largest`, of all generations that this worker has or
+  // is to have, retiring ones too.
+  std::chrono::milliseconds smallest_execution_limit(std::uint32_t worker,
+                                                     std::chrono::milliseconds largest) const;
 
  private:
   ModelRecord* find_by_id(std::uint32_t model_id);

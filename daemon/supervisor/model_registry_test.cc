@@ -37,21 +37,18 @@ class ModelRegistryTest : public ::testing::Test {
 TEST_F(ModelRegistryTest, a_load_makes_a_model_ready) {
   const GenerationPtr generation = begin("m");
   EXPECT_EQ(state("m"), ModelState::kLoading);
-  EXPECT_FALSE(registry_.is_settled());
   const auto success = registry_.load_succeeded(generation->model_id, described("m"));
   ASSERT_TRUE(success.has_value());
   EXPECT_EQ(success->replaced, nullptr);
   EXPECT_TRUE(success->is_first);
   EXPECT_EQ(state("m"), ModelState::kReady);
   EXPECT_EQ(registry_.find("m")->serving, generation);
-  EXPECT_TRUE(registry_.is_settled());
 }
 
 TEST_F(ModelRegistryTest, a_failed_load_says_why_and_can_be_tried_again) {
   registry_.load_failed(begin("m")->model_id, reason_, false);
   EXPECT_EQ(state("m"), ModelState::kFailed);
   EXPECT_EQ(registry_.find("m")->reason, reason_);
-  EXPECT_TRUE(registry_.is_settled());
   load("m");
   EXPECT_EQ(state("m"), ModelState::kReady);
   EXPECT_TRUE(registry_.find("m")->reason.ok());
@@ -95,6 +92,27 @@ TEST_F(ModelRegistryTest, a_name_in_use_is_refused_unless_it_may_be_replaced) {
   const auto third = registry_.begin_load({.name = "m", .path = "y.pt", .may_replace = true});
   ASSERT_FALSE(third.has_value());
   EXPECT_EQ(third.error().code(), StatusCode::kFailedPrecondition);
+}
+
+TEST_F(ModelRegistryTest, an_artifacts_own_name_is_held_to_the_rules_of_names) {
+  const GenerationPtr generation = *registry_.begin_load({.path = "dir/file.pt"});
+  const auto success = registry_.load_succeeded(generation->model_id, described("no name\n"));
+  ASSERT_FALSE(success.has_value());
+  EXPECT_EQ(success.error().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(state("file"), ModelState::kFailed);
+}
+
+TEST_F(ModelRegistryTest, limits_hold_for_generations_that_retire_too) {
+  using std::chrono::milliseconds;
+  const GenerationPtr first =
+      *registry_.begin_load({.name = "m", .path = "x.pt", .execution_limit = milliseconds(5)});
+  ASSERT_TRUE(registry_.load_succeeded(first->model_id, described("m")).has_value());
+  const GenerationPtr second = begin("m", true);
+  ASSERT_TRUE(registry_.load_succeeded(second->model_id, described("m")).has_value());
+  EXPECT_EQ(registry_.smallest_execution_limit(0, milliseconds(100)), milliseconds(5));
+  EXPECT_EQ(registry_.smallest_execution_limit(1, milliseconds(100)), milliseconds(100));
+  registry_.unloaded(first->model_id);
+  EXPECT_EQ(registry_.smallest_execution_limit(0, milliseconds(100)), milliseconds(100));
 }
 
 TEST_F(ModelRegistryTest, an_unnamed_model_takes_its_artifacts_name) {

@@ -11,6 +11,10 @@
 namespace bucketd::supervisor {
 namespace {
 
+// Sessions of one user that a worker has been asked to bind or release. A worker answers in order:
+// what one user asks of it, the others wait for.
+constexpr std::size_t kMaxUnderWay = 128;
+
 std::string random_id() {
   std::array<unsigned char, 16> bytes{};
   if (::getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) {
@@ -66,6 +70,19 @@ SessionTable::Session* SessionTable::find_owned(uid_t uid, const std::string& id
   return nullptr;
 }
 
+Status SessionTable::check_under_way(uid_t uid) const {
+  const auto under_way = std::count_if(sessions_.begin(), sessions_.end(), [&](const auto& item) {
+    const Session& session = item.second;
+    return session.uid == uid &&
+           (session.state == State::kBinding || session.state == State::kReleasing);
+  });
+  if (static_cast<std::size_t>(under_way) < kMaxUnderWay) return Status();
+  return Status(StatusCode::kUnavailable,
+                std::to_string(under_way) +
+                    " sessions of this user are being opened or closed, which is the limit; try "
+                    "again when some of them are");
+}
+
 void SessionTable::open(std::uint64_t connection_id, uid_t uid, const GenerationPtr& generation,
                         Opened opened) {
   const std::string model_text = "model '" + generation->name + "'";
@@ -79,6 +96,7 @@ void SessionTable::open(std::uint64_t connection_id, uid_t uid, const Generation
     return opened(error(StatusCode::kResourceExhausted,
                         model_text + " holds more state than a session can have"));
   }
+  if (const Status status = check_under_way(uid); !status.ok()) return opened(error(status));
   Session session;
   Result<Charge> session_charge = accounts_.charge(uid, Resource::kSessions, 1);
   if (!session_charge) {
@@ -128,6 +146,7 @@ void SessionTable::resume(std::uint64_t connection_id, uid_t uid, const std::str
                                                       "' is away, or a request of the session "
                                                       "has not ended yet; try again later"));
   }
+  if (const Status status = check_under_way(uid); !status.ok()) return opened(error(status));
   session->connection_id = connection_id;
   session->opened = std::move(opened);
   bind(*session);
@@ -146,7 +165,7 @@ void SessionTable::bind(Session& session) {
             builder, session.connection_id, handle, session.generation->model_id, session.arena_id,
             builder.CreateVector(session.offsets), !session.is_initialised);
       },
-      {}, [this, handle](const link::Message* message) { bound(handle, message); });
+      {}, [this, handle](const link::Message* message) { bound(handle, message); }, Due::kPromptly);
 }
 
 void SessionTable::bound(std::uint64_t handle, const link::Message* message) {

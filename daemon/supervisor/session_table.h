@@ -96,6 +96,8 @@ class SessionTable {
   };
 
   Session* find(std::uint64_t handle);
+  // UNAVAILABLE when a worker is busy with too many sessions of this user.
+  Status check_under_way(uid_t uid) const;
   Session* find_owned(uid_t uid, const std::string& id);
   void bind(Session& session);
   void bound(std::uint64_t handle, const link::Message* message);

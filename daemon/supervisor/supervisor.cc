@@ -86,7 +86,7 @@ void Supervisor::retry_lanes() {
   if (std::exchange(is_retry_posted_, true)) return;
   asio::post(context_, [this] {
     is_retry_posted_ = false;
-    service_.models_changed();
+    service_.retry_blocked();
   });
 }
 
@@ -205,15 +205,15 @@ void Supervisor::drain() {
   notify_stopping();
   notify_status("draining");
   service_.models_changed();  // whoever waits is told
-  undrained_ = 1;             // this very function, until it has asked all
   for (const std::unique_ptr<WorkerSlot>& slot : slots_) {
     slot->stop_restarting();
     if (!slot->is_ready()) continue;
-    ++undrained_;
+    draining_workers_.insert(slot->id());
     slot->process()->ask(
         [](flatbuffers::FlatBufferBuilder& builder) { return link::CreateDrain(builder); }, {},
-        [this](const link::Message* message) {
-          if (message != nullptr) worker_drained();
+        [this, worker = slot->id()](const link::Message* message) {
+          // After a death, worker_died() has seen to it.
+          if (message != nullptr) worker_drained(worker);
         });
   }
   stop_timer_.expires_after(configuration_.shutdown.drain_timeout);
@@ -223,12 +223,11 @@ void Supervisor::drain() {
                  configuration_.shutdown.drain_timeout.count());
     finish();
   });
-  worker_drained();
+  if (draining_workers_.empty()) finish();
 }
 
-void Supervisor::worker_drained() {
-  if (finishing_ || undrained_ == 0) return;
-  if (--undrained_ == 0) finish();
+void Supervisor::worker_drained(std::uint32_t worker) {
+  if (draining_workers_.erase(worker) != 0 && draining_workers_.empty()) finish();
 }
 
 void Supervisor::finish() {
@@ -236,10 +235,17 @@ void Supervisor::finish() {
   finishing_ = true;
   listener_->close();
   loader_.stop();
-  tell_channels_closed(broker_.close_all(),
+  // A worker that has not drained still executes: only its status page, read after its death, tells
+  // which requests that were.
+  tell_channels_closed(broker_.close_all(draining_workers_),
                        Status(StatusCode::kUnavailable, "the daemon has ended"));
   for (const std::unique_ptr<WorkerSlot>& slot : slots_) {
-    if (slot->process() != nullptr) slot->process()->close_link();
+    if (slot->process() == nullptr) continue;
+    if (draining_workers_.contains(slot->id())) {
+      slot->process()->kill("was killed, since the daemon ends and it had not finished", true);
+    } else {
+      slot->process()->close_link();
+    }
   }
   stop_timer_.expires_after(kExitTimeout);
   stop_timer_.async_wait([this](boost::system::error_code failure) {

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -80,7 +81,8 @@ class Supervisor : private WorkerSlot::Observer,
   void changed();
   void wait_for_signal();
   void drain();
-  void worker_drained();
+  // This worker has nothing more to finish, or is dead.
+  void worker_drained(std::uint32_t worker);
   void finish();
   void stop_if_all_dead();
   SlotLookup slot_of();
@@ -116,7 +118,8 @@ class Supervisor : private WorkerSlot::Observer,
   std::string status_told_;
   bool draining_ = false;
   bool finishing_ = false;
-  std::size_t undrained_ = 0;
+  // Workers that were asked to drain and have not answered yet.
+  std::set<std::uint32_t> draining_workers_;
 };
 
 }  // namespace bucketd::supervisor

@@ -294,6 +294,35 @@ TEST_F(SupervisorCrashTest, a_model_that_kills_the_worker_while_loading_is_quara
   EXPECT_EQ(worker_of(client).restarts, 1u);
 }
 
+TEST_F(SupervisorCrashTest, a_model_that_was_next_when_the_worker_was_killed_is_innocent) {
+  const std::string marker = (daemon_.folder() / "died").string();
+  daemon_.write_artifact("first.pt", "name: first\ndie_after_load: " + marker);
+  daemon_.write_artifact("second.pt", "name: second");
+  daemon_.start(
+      "models: [{path: first.pt, name: first}, {path: second.pt, name: second}]\n"
+      "crash: {restart_delay_ms: 1}");
+  daemon_.wait_ready();
+  ControlClient client = daemon_.connect();
+  EXPECT_TRUE(std::filesystem::exists(marker));
+  EXPECT_EQ(client.state_of("first"), "ready");
+  EXPECT_EQ(client.state_of("second"), "ready");
+  EXPECT_EQ(worker_of(client).restarts, 1u);
+}
+
+TEST_F(SupervisorCrashTest, a_worker_that_leaves_a_question_unanswered_is_killed) {
+  daemon_.write_artifact("deaf.pt", "name: deaf\nlanes: ignore");
+  daemon_.start(
+      "models: [{path: deaf.pt, name: deaf}]\nlimits: {probe_timeout_ms: 200}\n"
+      "crash: {restart_delay_ms: 1, deaths_per_client: 1}");
+  daemon_.wait_ready();
+  ControlClient client = daemon_.connect();
+  const std::uint64_t waiting = client.send(open_lane_request("deaf", 1000));
+  ASSERT_TRUE(eventually([&] { return worker_of(client).restarts != 0; }));
+  EXPECT_THAT(worker_of(client).last_death, HasSubstr("left a question unanswered for 400 ms"));
+  // Nobody is charged: it is no PERMISSION_DENIED.
+  EXPECT_EQ(client.answer(waiting).status().code(), StatusCode::kUnavailable);
+}
+
 TEST_F(SupervisorCrashTest, a_worker_that_hangs_while_loading_is_killed_and_the_model_quarantined) {
   daemon_.write_artifact("bad.pt", "name: bad\nload: hang_in_worker");
   daemon_.start(
@@ -399,6 +428,19 @@ TEST_F(SupervisorCrashTest, a_file_changed_in_place_is_probed_again) {
   const Status status = client.ask(open_lane_request("echo")).status();
   EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition);
   EXPECT_EQ(worker_of(client).restarts, 1u);
+}
+
+TEST_F(SupervisorCrashTest, why_a_worker_cannot_be_executed_is_for_the_log_alone) {
+  const std::filesystem::path worker = daemon_.folder() / "worker";
+  std::ofstream(worker) << "#!/nowhere/interpreter\n";
+  std::filesystem::permissions(worker, std::filesystem::perms::owner_all);
+  daemon_.start("crash: {restart_delay_ms: 1}", worker);
+  daemon_.wait_ready();
+  ControlClient client = daemon_.connect();
+  ASSERT_TRUE(eventually([&] { return worker_of(client).restarts != 0; }));
+  EXPECT_THAT(worker_of(client).last_death, HasSubstr("the daemon's log says why"));
+  EXPECT_THAT(worker_of(client).last_death, Not(HasSubstr("/")));
+  EXPECT_THAT(daemon_.log(), HasSubstr(worker.string()));
 }
 
 TEST_F(SupervisorCrashTest, a_worker_that_cannot_start_is_reported_and_does_not_block_the_start) {

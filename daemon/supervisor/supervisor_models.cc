@@ -130,6 +130,9 @@ void Supervisor::model_loaded(const GenerationPtr& generation, ModelDescription 
 void Supervisor::model_failed(const GenerationPtr& generation, const Status& reason,
                               bool is_quarantined, const std::string& admin_detail) {
   registry_.load_failed(generation->model_id, reason, is_quarantined, admin_detail);
+  const ModelRecord* record = registry_.find(generation->name);
+  // Sessions of a model that cannot serve any more end; a candidate may still take them over.
+  if (record != nullptr && record->candidate == nullptr) sessions_changed(generation->name);
   // Only administrators ask for loads.
   service_.model_finished(generation->model_id,
                           admin_detail.empty() ? reason : Status(reason.code(), admin_detail));
@@ -219,8 +222,10 @@ void Supervisor::worker_died(WorkerSlot& slot, const WorkerDeath& raw_death) {
     service_.model_finished(generation->model_id, Status());
   }
   changed();
-  if (draining_)
-    asio::post(context_, [this] { finishing_ ? stop_if_all_dead() : worker_drained(); });
+  if (!draining_) return;
+  asio::post(context_, [this, worker = slot.id()] {  // once the slot has let go of the process
+    finishing_ ? stop_if_all_dead() : worker_drained(worker);
+  });
 }
 
 void Supervisor::charge_death(const WorkerSlot& slot, const WorkerDeath& death,
@@ -264,14 +269,7 @@ std::optional<WorkerSlot::Observer::Limit> Supervisor::execution_limit(const Wor
 }
 
 std::chrono::milliseconds Supervisor::smallest_execution_limit(const WorkerSlot& slot) {
-  std::chrono::milliseconds smallest = ModelConfiguration().execution_limit;
-  for (const auto& [name, record] : registry_.models()) {
-    for (const GenerationPtr& generation : {record.serving, record.candidate}) {
-      if (generation == nullptr || generation->spec.worker != slot.id()) continue;
-      smallest = std::min(smallest, generation->spec.execution_limit);
-    }
-  }
-  return smallest;
+  return registry_.smallest_execution_limit(slot.id(), ModelConfiguration().execution_limit);
 }
 
 bool Supervisor::has_clients(const WorkerSlot& slot) { return broker_.has_channels(slot); }

@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
+
 #include "common/wire/model_wire.h"
 #include "daemon/supervisor/testing/test_supervisor.h"
 
@@ -153,6 +155,57 @@ TEST_F(SupervisorSessionTest, state_survives_a_reload_with_the_same_states) {
   const Status status = client.ask(open_session("m", session.id)).status();
   EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition);
   EXPECT_THAT(status.message(), HasSubstr("other states"));
+}
+
+TEST_F(SupervisorSessionTest, sessions_end_with_a_model_that_cannot_be_loaded_again) {
+  serve_counter();
+  ControlClient client = daemon_.connect();
+  TestLane lane(client.ask(open_lane_request("m")));
+  session_of(client.ask(open_session("m")));
+  std::ofstream(daemon_.folder() / "models/m.pt") << "name: m\nload: die\n";
+  lane.submit(kCrash, 1);
+  lane.wait_closed();
+  ASSERT_TRUE(eventually([&] { return client.state_of("m").starts_with("quarantined"); }));
+  EXPECT_EQ(session_count(client), 0u);
+}
+
+TEST_F(SupervisorSessionTest, an_arena_that_the_worker_refused_is_not_used_again) {
+  daemon_.write_artifact("m.pt", "name: m\nstates: 1\narenas: refuse_once");
+  daemon_.start("models: [{path: m.pt, name: m}]");
+  daemon_.wait_ready();
+  ControlClient client = daemon_.connect();
+  EXPECT_EQ(client.ask(open_session("m")).status().code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(session_count(client), 0u);
+  TestLane lane(client.ask(open_lane_request("m")));
+  EXPECT_EQ(step(lane, session_of(client.ask(open_session("m")))), 101);
+}
+
+TEST_F(SupervisorSessionTest, one_user_cannot_fill_a_workers_queue_of_questions) {
+  serve_counter();
+  const std::filesystem::path gate = daemon_.folder() / "gate";
+  daemon_.write_artifact("slow.pt", "name: slow\nhold: " + gate.string());
+  ControlClient client = daemon_.connect();
+  const std::uint64_t loading = client.send([](FlatBufferBuilder& builder) {
+    return wire::CreateLoadModel(builder, builder.CreateString("slow.pt"),
+                                 builder.CreateString("slow"), 20000);
+  });
+  // From here on the worker answers nothing.
+  ASSERT_TRUE(eventually([&] { return std::filesystem::exists(gate.string() + ".reached"); }));
+  std::vector<std::uint64_t> asked;
+  for (int i = 0; i < 200; ++i) asked.push_back(client.send(open_session("m")));
+  client.ask(kGetStatus);  // all of them have been looked at
+  std::ofstream(gate) << "open";
+  int opened = 0;
+  for (const std::uint64_t id : asked) {
+    const Status status = client.answer(id).status();
+    if (status.ok()) {
+      ++opened;
+    } else {
+      EXPECT_EQ(status.code(), StatusCode::kUnavailable) << status.to_string();
+    }
+  }
+  EXPECT_EQ(opened, 128);
+  EXPECT_EQ(client.answer(loading).type(), wire::Body::Ok);
 }
 
 TEST_F(SupervisorSessionTest, sessions_end_with_their_model) {

@@ -342,6 +342,72 @@ TEST_F(SupervisorTest, a_draining_daemon_refuses_lanes_and_gives_up_after_its_ti
   EXPECT_EQ(daemon_.wait_end(), 0);
 }
 
+TEST_F(SupervisorTest, requests_that_did_not_end_in_time_are_named_when_the_daemon_ends) {
+  for (const bool is_hurried : {false, true}) {
+    daemon_.write_artifact("echo.pt", "name: echo");
+    daemon_.start("models: [{path: echo.pt, name: echo}]\nshutdown: {drain_timeout_ms: " +
+                  std::string(is_hurried ? "60000}" : "100}"));
+    daemon_.wait_ready();
+    ControlClient client = daemon_.connect();
+    TestLane lane(client.ask(open_lane_request("echo")));
+    lane.submit(2, 77);  // never returns
+    lane.wait_taken();
+    daemon_.signal(SIGTERM);
+    if (is_hurried) {
+      EXPECT_TRUE(eventually([&] {
+        return client.ask(open_lane_request("echo")).status().message().find("draining") !=
+               std::string::npos;
+      }));
+      daemon_.signal(SIGTERM);
+    }
+    const Received event = client.event();
+    const wire::ChannelClosed* closed = event.message().body_as_ChannelClosed();
+    ASSERT_NE(closed, nullptr);
+    ASSERT_EQ(closed->executing()->size(), 1u);
+    EXPECT_EQ(closed->executing()->Get(0)->user_data(), 77u);
+    EXPECT_THAT(closed->status()->message()->str(), HasSubstr("the daemon ends"));
+    EXPECT_EQ(daemon_.wait_end(), 0);
+  }
+}
+
+TEST_F(SupervisorTest, a_worker_that_exits_after_draining_does_not_cut_the_others_short) {
+  const std::filesystem::path gate = daemon_.folder() / "gate";
+  daemon_.write_artifact("slow.pt", "name: slow\ndrain_hold: " + gate.string());
+  daemon_.write_artifact("quick.pt", "name: quick\ndrain: exit");
+  daemon_.start(
+      "workers: [{first_core: 0, cores: 1}, {first_core: 1, cores: 1}]\n"
+      "models: [{path: slow.pt, name: slow, worker: 0}, {path: quick.pt, name: quick, worker: 1}]");
+  daemon_.wait_ready();
+  ControlClient client = daemon_.connect();
+  const TestLane lane(client.ask(open_lane_request("slow")));
+  const auto pid_of_quick = [&] {
+    const Received status = client.ask(kGetStatus);
+    return status.message().body_as_StatusReport()->workers()->Get(1)->pid();
+  };
+  daemon_.signal(SIGTERM);
+  ASSERT_TRUE(eventually([&] { return pid_of_quick() == 0; }));
+  client.ask(kGetStatus);  // what follows from that has happened
+  EXPECT_EQ(lane.page().closed.load(), 0u);
+  std::ofstream(gate) << "open";
+  EXPECT_EQ(client.event().type(), wire::Body::ChannelClosed);
+  EXPECT_EQ(daemon_.wait_end(), 0);
+}
+
+TEST_F(SupervisorTest, a_name_that_no_model_can_have_is_refused_at_once) {
+  // Any name might turn out to be this one's, so requests for others wait.
+  const std::filesystem::path gate = daemon_.folder() / "gate";
+  daemon_.write_artifact("m.pt", "name: m\nhold: " + gate.string());
+  daemon_.start("models: [{path: m.pt}]");
+  ASSERT_TRUE(eventually([&] { return std::filesystem::exists(gate.string() + ".reached"); }));
+  ControlClient client = daemon_.connect();
+  const std::uint64_t waiting = client.send(open_lane_request("m"));
+  const Status status = client.ask(open_lane_request(std::string(100000, 'x'))).status();
+  EXPECT_EQ(status.code(), StatusCode::kNotFound);
+  EXPECT_LT(status.message().size(), 300u);
+  std::ofstream(gate) << "open";
+  EXPECT_EQ(client.answer(waiting).type(), wire::Body::LaneOpened);
+}
+
 TEST_F(SupervisorTest, workers_die_with_a_supervisor_that_is_killed) {
   serve_echo();
   ControlClient client = daemon_.connect();

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "common/message_socket.h"
@@ -19,6 +20,8 @@ namespace bucketd::supervisor {
 namespace {
 
 constexpr int kMessagesPerTurn = 64;
+// Until a message is tried again that the system had no room for.
+constexpr std::chrono::milliseconds kSendRetry{10};
 
 link::WakeupPolicy to_link(WakeupChoice choice) {
   switch (choice) {
@@ -62,7 +65,10 @@ WorkerProcess::WorkerProcess(asio::io_context& context, const WorkerLaunch& laun
       pid_(pid),
       pidfd_(context, pidfd.release()),
       link_(context, link.release()),
-      page_(std::move(page)) {}
+      page_(std::move(page)),
+      answer_timeout_(launch.answer_timeout),
+      answer_timer_(context),
+      send_timer_(context) {}
 
 WorkerProcess::~WorkerProcess() {
   if (!alive_) return;
@@ -91,7 +97,8 @@ void WorkerProcess::send_configure(const WorkerLaunch& launch, UniqueFd page) {
 }
 
 void WorkerProcess::send(flatbuffers::FlatBufferBuilder& builder, link::Body type,
-                         flatbuffers::Offset<void> body, std::vector<UniqueFd> fds, Answer answer) {
+                         flatbuffers::Offset<void> body, std::vector<UniqueFd> fds, Answer answer,
+                         Due due) {
   const std::uint64_t request_id = next_request_id_++;
   builder.Finish(link::CreateMessage(builder, request_id, type, body));
   if (!alive_) {
@@ -101,7 +108,13 @@ void WorkerProcess::send(flatbuffers::FlatBufferBuilder& builder, link::Body typ
     }
     return;
   }
-  if (answer) answers_.emplace(request_id, std::move(answer));
+  if (answer) {
+    const bool is_watched = due == Due::kPromptly && answer_timeout_.count() > 0;
+    questions_.emplace(request_id,
+                       Question{std::move(answer), is_watched ? Clock::now() + answer_timeout_
+                                                              : Clock::time_point::max()});
+    if (is_watched && !is_watching_answers_) watch_answers();
+  }
   if (!link_.is_open()) return;  // its death will answer
   const auto* bytes = reinterpret_cast<const std::byte*>(builder.GetBufferPointer());
   queue_.push_back({{bytes, bytes + builder.GetSize()}, std::move(fds)});
@@ -121,9 +134,41 @@ void WorkerProcess::send_some() {
                        });
       return;
     }
+    if (status.code() == StatusCode::kResourceExhausted) {
+      // Too many descriptors of this user under way, or no memory: neither is the worker's doing,
+      // and a socket that can be written to does not say when it is over.
+      send_timer_.expires_after(kSendRetry);
+      send_timer_.async_wait([weak = weak_from_this()](boost::system::error_code failure) {
+        const std::shared_ptr<WorkerProcess> self = weak.lock();
+        if (self && !failure) self->send_some();
+      });
+      return;
+    }
     queue_.pop_front();
-    if (!status.ok()) return kill("cannot be written to: " + status.message(), false);
+    if (status.ok()) continue;
+    // Its end of the link is gone: usually it is dying already, and the pidfd tells how.
+    if (status.code() == StatusCode::kUnavailable) return kill("", false);
+    return kill("cannot be written to: " + status.message(), true);
   }
+}
+
+void WorkerProcess::watch_answers() {
+  // Questions are in the order in which they were asked: the first with a limit is due first.
+  const auto first = std::find_if(questions_.begin(), questions_.end(), [](const auto& question) {
+    return question.second.due != Clock::time_point::max();
+  });
+  is_watching_answers_ = first != questions_.end() && alive_;
+  if (!is_watching_answers_) return;
+  if (first->second.due <= Clock::now()) {
+    return kill("was killed, since it left a question unanswered for " +
+                    std::to_string(answer_timeout_.count()) + " ms",
+                true);
+  }
+  answer_timer_.expires_at(first->second.due);
+  answer_timer_.async_wait([weak = weak_from_this()](boost::system::error_code failure) {
+    const std::shared_ptr<WorkerProcess> self = weak.lock();
+    if (self && !failure) self->watch_answers();
+  });
 }
 
 void WorkerProcess::wait_readable() {
@@ -148,10 +193,14 @@ void WorkerProcess::receive_some(bool until_empty) {
     if (!message) {
       if (message.error().code() == StatusCode::kWouldBlock) break;
       // At its end nothing is to be expected of it; usually it is dying already, and the pidfd
-      // tells how.
+      // tells how. An error of the system is nobody's fault.
       const bool ended = message.error().code() == StatusCode::kUnavailable;
+      const bool is_its_fault = message.error().code() == StatusCode::kInvalidArgument;
       close_link();
-      if (alive_) kill(ended ? "" : "broke the protocol: " + message.error().message(), false);
+      if (alive_) {
+        kill(ended ? "" : (is_its_fault ? "broke the protocol: " : "") + message.error().message(),
+             !ended && !is_its_fault);
+      }
       return;
     }
     if (!handle(message->bytes)) return;
@@ -175,13 +224,13 @@ bool WorkerProcess::handle(const std::vector<std::byte>& bytes) {
     }
     return true;
   }
-  const auto found = answers_.find(message.request_id());
-  if (found == answers_.end()) {
+  const auto found = questions_.find(message.request_id());
+  if (found == questions_.end()) {
     callbacks_.on_event(message);
     return true;
   }
-  const Answer answer = std::move(found->second);
-  answers_.erase(found);
+  const Answer answer = std::move(found->second.answer);
+  questions_.erase(found);
   answer(&message);
   return true;
 }
@@ -225,9 +274,10 @@ void WorkerProcess::reap() {
   read_status_page(status_page(), death);
   if (blamed_executor_) blame(*blamed_executor_, death);
   callbacks_.on_death(death);
-  std::map<std::uint64_t, Answer> unanswered;
-  unanswered.swap(answers_);
-  for (const auto& [request_id, answer] : unanswered) answer(nullptr);
+  answer_timer_.cancel();
+  std::map<std::uint64_t, Question> unanswered;
+  unanswered.swap(questions_);
+  for (const auto& [request_id, question] : unanswered) question.answer(nullptr);
 }
 
 }  // namespace bucketd::supervisor

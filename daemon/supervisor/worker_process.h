@@ -40,6 +40,14 @@ struct WorkerLaunch {
   WorkerConfiguration worker;
   WakeupConfiguration wakeup;
   std::string log_level;
+  // Within this it answers what needs no request to end first, or is killed.
+  std::chrono::milliseconds answer_timeout{0};
+};
+
+// When the answer to a question is due.
+enum class Due {
+  kPromptly,      // within WorkerLaunch::answer_timeout
+  kWithoutLimit,  // requests have to end first, or the asker has a limit of its own
 };
 
 class WorkerProcess : public std::enable_shared_from_this<WorkerProcess> {
@@ -71,18 +79,18 @@ class WorkerProcess : public std::enable_shared_from_this<WorkerProcess> {
   // The worker writes it at any time; see worker_status.h.
   const WorkerStatus& status_page() const;
   // Questions that wait for an answer; the broker refuses work beyond a bound.
-  std::size_t unanswered() const { return answers_.size(); }
+  std::size_t unanswered() const { return questions_.size(); }
 
   // Sends a message: `make` builds its body with the builder that it gets.
   //   process.ask([&](auto& builder) { return link::CreateUnloadModel(builder, id); }, {}, answer);
   // `fds` are closed once they were sent. Without `answer` none is expected.
   template <typename Make>
-  void ask(Make make, std::vector<UniqueFd> fds, Answer answer) {
+  void ask(Make make, std::vector<UniqueFd> fds, Answer answer, Due due = Due::kWithoutLimit) {
     flatbuffers::FlatBufferBuilder builder;
     const auto body = make(builder);
     using Body = typename std::remove_cvref_t<decltype(body)>;
     send(builder, link::BodyTraits<TableOf<Body>>::enum_value, body.Union(), std::move(fds),
-         std::move(answer));
+         std::move(answer), due);
   }
 
   // SIGKILL. `reason` completes "worker 0 ..." and replaces the signal in the death's cause;
@@ -112,8 +120,9 @@ class WorkerProcess : public std::enable_shared_from_this<WorkerProcess> {
                 pid_t pid, UniqueFd pidfd, UniqueFd link, MappedRegion page);
   void send_configure(const WorkerLaunch& launch, UniqueFd page);
   void send(flatbuffers::FlatBufferBuilder& builder, link::Body type,
-            flatbuffers::Offset<void> body, std::vector<UniqueFd> fds, Answer answer);
+            flatbuffers::Offset<void> body, std::vector<UniqueFd> fds, Answer answer, Due due);
   void send_some();
+  void watch_answers();
   void wait_readable();
   void wait_dead();
   void receive_some(bool until_empty);
@@ -134,7 +143,15 @@ class WorkerProcess : public std::enable_shared_from_this<WorkerProcess> {
   std::optional<std::uint32_t> blamed_executor_;
   std::deque<Outgoing> queue_;
   std::uint64_t next_request_id_ = 1;
-  std::map<std::uint64_t, Answer> answers_;
+  struct Question {
+    Answer answer;
+    Clock::time_point due;  // the end of time if there is no limit
+  };
+  const std::chrono::milliseconds answer_timeout_;
+  asio::steady_timer answer_timer_;
+  bool is_watching_answers_ = false;
+  asio::steady_timer send_timer_;
+  std::map<std::uint64_t, Question> questions_;
 };
 
 }  // namespace bucketd::supervisor

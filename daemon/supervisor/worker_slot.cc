@@ -1,7 +1,6 @@
 #include "daemon/supervisor/worker_slot.h"
 
 #include <spdlog/spdlog.h>
-#include <time.h>
 
 #include <algorithm>
 
@@ -12,13 +11,6 @@ namespace {
 constexpr std::chrono::seconds kCalmTime{30};
 // Between the two looks that must agree before a worker is killed.
 constexpr std::chrono::milliseconds kSecondLook{2};
-
-std::uint64_t monotonic_ns() {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
-         static_cast<std::uint64_t>(now.tv_nsec);
-}
 
 std::uint64_t sum(const WorkerStatus& page, std::atomic<std::uint64_t> ExecutorStatus::*field) {
   std::uint64_t total = 0;
@@ -44,13 +36,10 @@ WorkerSlot::WorkerSlot(asio::io_context& context, std::uint32_t id,
       watch_timer_(context) {}
 
 WorkerLaunch WorkerSlot::launch(link::WorkerMode mode) {
-  return {executable_,
-          id_,
-          observer_.next_incarnation(),
-          mode,
-          worker_,
-          configuration_.wakeup,
-          configuration_.logging.level};
+  return {executable_, id_, observer_.next_incarnation(), mode, worker_, configuration_.wakeup,
+          configuration_.logging.level,
+          // It answers in order, and a load, which has a limit of its own, may come first.
+          2 * configuration_.limits.probe_timeout};
 }
 
 void WorkerSlot::start() {
@@ -69,7 +58,8 @@ void WorkerSlot::start() {
        [this](const WorkerDeath& death) { on_death(death); }});
   if (!started) {
     spdlog::error("worker {}: {}", id_, started.error().message());
-    last_death_ = started.error().message();
+    // Every client may see this, and the error holds paths.
+    last_death_ = "could not be started; the daemon's log says why";
     ++failed_starts_;
     schedule_restart();
     return;
@@ -147,7 +137,9 @@ void WorkerSlot::schedule_look(Clock::duration delay) {
 void WorkerSlot::look_at_executions() {
   if (process_ == nullptr || !process_->is_alive()) return;
   const WorkerStatus& page = process_->status_page();
-  const std::uint64_t now_ns = monotonic_ns();
+  // steady_clock is CLOCK_MONOTONIC, which the page's times are of.
+  const auto now_ns =
+      static_cast<std::uint64_t>(std::chrono::nanoseconds(Clock::now().time_since_epoch()).count());
   // Whatever begins after this look cannot be over its limit earlier than this.
   Clock::duration next = observer_.smallest_execution_limit(*this);
   std::optional<Suspect> suspect;

@@ -60,6 +60,12 @@ std::optional<Received> ControlClient::receive() {
 }
 
 Received ControlClient::answer(std::uint64_t request_id) {
+  for (auto kept = kept_.begin(); kept != kept_.end(); ++kept) {
+    if (kept->message().request_id() != request_id) continue;
+    Received received = std::move(*kept);
+    kept_.erase(kept);
+    return received;
+  }
   while (true) {
     std::optional<Received> received = receive();
     if (!received) throw std::runtime_error("the daemon closed the connection");
@@ -68,15 +74,7 @@ Received ControlClient::answer(std::uint64_t request_id) {
   }
 }
 
-Received ControlClient::event() {
-  for (auto kept = kept_.begin(); kept != kept_.end(); ++kept) {
-    if (kept->message().request_id() != 0) continue;
-    Received received = std::move(*kept);
-    kept_.erase(kept);
-    return received;
-  }
-  return answer(0);
-}
+Received ControlClient::event() { return answer(0); }
 
 bool ControlClient::wait_closed() {
   while (true) {

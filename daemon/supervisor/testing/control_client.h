@@ -44,7 +44,7 @@ class ControlClient {
   }
   void send_bytes(const std::vector<std::byte>& bytes, const std::vector<int>& fds = {});
 
-  // The answer to `request_id`; events that come first are kept. Fails the test when none comes.
+  // The answer to `request_id`; what comes before it is kept. Fails the test when none comes.
   Received answer(std::uint64_t request_id);
   template <typename Make>
   Received ask(Make make) {

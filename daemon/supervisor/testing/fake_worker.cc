@@ -5,8 +5,15 @@
 //   load: ok | fail | die | hang | garbage | die_in_worker | hang_in_worker
 //   length: 16            inputs are float32 [1, 1..length]; outputs the same
 //   states: 0             float32 [length] each
-//   drain: ignore
-//   hold: <path>          loading ends when this file exists (in kServe mode only)
+//   drain: ignore | exit (after its answer)
+//   drain_hold: <path>    Drain is answered when this file exists
+//   die_after_load: <path>  once, unless this file exists: loaded, it waits for the next message
+//   and
+//                         dies without reading it (in kServe mode only)
+//   lanes: ignore         OpenLane is never answered
+//   arenas: refuse_once   the first MapArena is refused
+//   hold: <path>          loading makes <path>.reached and ends when <path> exists (in kServe mode
+//                         only)
 // A request's SubmissionEntry::priority says what it does:
 //   0 echo (state 0, if there is a session, gets +1 and is the answer's first element), 1 SIGSEGV,
 //   2 never returns, 3 exit(7), 4 sends garbage to the supervisor, 5 reports a violation of its own
@@ -19,12 +26,14 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <map>
 #include <memory>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/channel_layout.h"
@@ -57,8 +66,10 @@ Properties read_artifact(int fd) {
   std::string text(4096, '\0');
   const ssize_t size = ::pread(fd, text.data(), text.size(), 0);
   text.resize(size > 0 ? static_cast<std::size_t>(size) : 0);
-  Properties properties = {{"name", "unnamed"}, {"load", "ok"},  {"length", "16"},
-                           {"states", "0"},     {"drain", "ok"}, {"hold", ""}};
+  Properties properties = {{"name", "unnamed"}, {"load", "ok"},         {"length", "16"},
+                           {"states", "0"},     {"drain", "ok"},        {"hold", ""},
+                           {"drain_hold", ""},  {"die_after_load", ""}, {"lanes", "ok"},
+                           {"arenas", "ok"}};
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) {
     const std::size_t colon = line.find(": ");
@@ -207,6 +218,9 @@ class FakeWorker {
         return link::CreateChannelClosed(builder, close_channel->channel_id());
       });
     } else if (const auto* arena = message.body_as_MapArena()) {
+      if (any_has("arenas", "refuse_once") && !std::exchange(has_refused_, true)) {
+        return refuse(id);
+      }
       arenas_[arena->arena_id()] =
           *map_memfd(fds[0].get(), arena->byte_size(), MapAccess::kReadWrite);
       acknowledge(id);
@@ -216,11 +230,32 @@ class FakeWorker {
       sessions_.erase({release->connection_id(), release->session_handle()});
       acknowledge(id);
     } else if (message.body_as_Drain() != nullptr) {
-      for (const auto& [model_id, model] : models_) {
-        if (model.properties.at("drain") == "ignore") return;
-      }
+      if (any_has("drain", "ignore")) return;
+      for (const auto& [model_id, model] : models_) wait_for(model.properties.at("drain_hold"));
       send(id, [](FlatBufferBuilder& builder) { return link::CreateDrained(builder); });
+      if (any_has("drain", "exit")) ::_exit(0);
     }
+  }
+
+  bool any_has(const std::string& key, const std::string& value) const {
+    return std::any_of(models_.begin(), models_.end(),
+                       [&](const auto& item) { return item.second.properties.at(key) == value; });
+  }
+
+  static void wait_for(const std::string& path) {
+    struct stat info {};
+    while (!path.empty() && ::stat(path.c_str(), &info) != 0) ::usleep(1000);
+  }
+
+  static void touch(const std::string& path) {
+    ::close(::open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+  }
+
+  void refuse(std::uint64_t id) {
+    send(id, [](FlatBufferBuilder& builder) {
+      return link::CreateRefused(
+          builder, wire::to_wire(builder, Status(StatusCode::kResourceExhausted, "no room")));
+    });
   }
 
   void acknowledge(std::uint64_t id) {
@@ -238,9 +273,10 @@ class FakeWorker {
     if (how == "die" || (how == "die_in_worker" && !is_probe_)) ::raise(SIGSEGV);
     if (how == "hang" || (how == "hang_in_worker" && !is_probe_)) hang();
     if (how == "garbage") return send_garbage();
-    struct stat info {};
-    const std::string& hold = model.properties["hold"];
-    while (!is_probe_ && !hold.empty() && ::stat(hold.c_str(), &info) != 0) ::usleep(1000);
+    if (!is_probe_ && !model.properties["hold"].empty()) {
+      touch(model.properties["hold"] + ".reached");
+      wait_for(model.properties["hold"]);
+    }
     status().loading.store(0);
     if (how == "fail") {
       return send(id, [&](FlatBufferBuilder& builder) {
@@ -253,10 +289,18 @@ class FakeWorker {
       return link::CreateModelLoaded(builder, load.model_id(),
                                      wire::to_wire(builder, model.description), 1234);
     });
+    const std::string marker = model.properties["die_after_load"];
     models_[load.model_id()] = std::move(model);
+    if (!is_probe_ && !marker.empty() && ::access(marker.c_str(), F_OK) != 0) {
+      touch(marker);
+      pollfd readable{socket_.get(), POLLIN, 0};
+      ::poll(&readable, 1, -1);
+      ::raise(SIGKILL);
+    }
   }
 
   void open_lane(std::uint64_t id, const link::OpenLane& open, std::vector<UniqueFd>& fds) {
+    if (models_[open.model_id()].properties["lanes"] == "ignore") return;
     if (open.transport() == link::Transport::kStream) {
       streams_[open.channel_id()] = std::move(fds[0]);
     } else {
@@ -272,6 +316,7 @@ class FakeWorker {
   }
 
   void bind_session(std::uint64_t id, const link::BindSession& bind) {
+    if (!arenas_.contains(bind.arena_id())) return refuse(id);
     Session session{bind.arena_id(), {bind.offsets()->begin(), bind.offsets()->end()}};
     if (bind.initialise() && !session.offsets.empty()) *state(session) = 100.0F;
     sessions_[{bind.connection_id(), bind.session_handle()}] = std::move(session);
@@ -353,6 +398,7 @@ class FakeWorker {
 
   UniqueFd socket_;
   bool is_probe_ = false;
+  bool has_refused_ = false;
   std::uint64_t incarnation_ = 0;
   MappedRegion status_map_;
   std::map<std::uint32_t, Model> models_;
