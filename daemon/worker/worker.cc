@@ -6,6 +6,7 @@
 #include <string>
 
 #include "common/wire/model_wire.h"
+#include "daemon/worker/core_affinity.h"
 #include "daemon/worker/fault_handler.h"
 
 namespace bucketd {
@@ -119,6 +120,10 @@ Status Worker::configure(const link::Configure& message, Fds fds) {
   incarnation_ = message.incarnation();
   plan_cache_entries_ = message.plan_cache_entries();
   const std::uint32_t cores = std::clamp<std::uint32_t>(message.core_count(), 1, kMaxExecutors);
+
+  // Before any thread of ours or of the backend's libraries is started: they inherit it.
+  bind_to_cores(message.first_core(), cores,
+                std::max<std::uint32_t>(message.threads_per_core(), 1));
 
   BackendOptions options;
   options.core_count = cores;

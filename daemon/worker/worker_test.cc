@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -33,6 +34,10 @@ class WorkerTest : public ::testing::Test {
  protected:
   Result<std::unique_ptr<BucketModel>> make_model(const std::string& name) {
     loading_seen = worker.status().loading.load();
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    ::sched_getaffinity(0, sizeof(cpus), &cpus);
+    cpus_seen = CPU_COUNT(&cpus);
     if (name == "slow") gate.pass();
     if (name == "plain" || name == "slow")
       return std::make_unique<testing::FakeModel>(pad_model(name, {4, 8}));
@@ -72,6 +77,7 @@ class WorkerTest : public ::testing::Test {
   Gate gate;
   int state_seen = -1;
   std::uint32_t loading_seen = 0;
+  int cpus_seen = 0;
   SupervisorEnd worker{[this](const std::string& name) { return make_model(name); }};
 };
 
@@ -86,6 +92,7 @@ TEST_F(WorkerTest, loads_a_model_and_answers_a_client) {
   ASSERT_EQ(loaded.type(), link::Body::ModelLoaded);
   EXPECT_EQ(loading_seen, 6u) << "the status page names the model that is being loaded";
   EXPECT_EQ(worker.status().loading.load(), 0u);
+  EXPECT_EQ(cpus_seen, 1) << "the worker of one core runs on others too";
   EXPECT_EQ(loaded.message().body_as_ModelLoaded()->resident_bytes(), 4096u);
   const Result<ModelDescription> description =
       wire::from_wire(*loaded.message().body_as_ModelLoaded()->model());
