@@ -26,6 +26,22 @@ std::string socket_path(const ClientOptions& options) {
   return kDefaultSocketPath;
 }
 
+// Between attempts: longer each time.
+class Backoff {
+ public:
+  // False, at once, if the deadline comes first.
+  bool wait(TimePoint deadline) {
+    const TimePoint next = Clock::now() + delay_;
+    if (next >= deadline) return false;
+    std::this_thread::sleep_until(next);
+    delay_ = std::min(delay_ * 2, kLongestRetryDelay);
+    return true;
+  }
+
+ private:
+  std::chrono::milliseconds delay_ = kFirstRetryDelay;
+};
+
 }  // namespace
 
 std::uint32_t milliseconds_until(TimePoint deadline) {
@@ -60,10 +76,9 @@ Result<std::shared_ptr<ControlConnection>> ClientState::connection(TimePoint dea
     }
   }
   process.is_connecting = true;
-  // Destroyed without the mutex.
-  const std::shared_ptr<ControlConnection> last = std::move(process.connection);
-  process.connection = nullptr;
+  std::shared_ptr<ControlConnection> last = std::exchange(process.connection, nullptr);
   lock.unlock();
+  last.reset();  // its end takes mutexes of its own
   Result<std::shared_ptr<ControlConnection>> made = connect(deadline);
   lock.lock();
   process.is_connecting = false;
@@ -77,26 +92,24 @@ Result<std::shared_ptr<ControlConnection>> ClientState::connection(TimePoint dea
 }
 
 Result<std::shared_ptr<ControlConnection>> ClientState::connect(TimePoint deadline) {
-  std::chrono::milliseconds delay = kFirstRetryDelay;
+  Backoff backoff;
   while (true) {
     Result<std::shared_ptr<ControlConnection>> connection = ControlConnection::connect(
         connection_options_, std::max(deadline, Clock::now() + kAnswerTime));
     if (connection || connection.error().code() != StatusCode::kUnavailable) return connection;
-    const TimePoint next = Clock::now() + delay;
-    if (next >= deadline) return connection;
-    std::this_thread::sleep_until(next);
-    delay = std::min(delay * 2, kLongestRetryDelay);
+    if (!backoff.wait(deadline)) return connection;
   }
 }
 
 Result<Answer> ClientState::ask(const ControlConnection::Compose& compose, wire::Body expected,
                                 TimePoint deadline) {
+  Backoff backoff;
   while (true) {
     Result<std::shared_ptr<ControlConnection>> control = connection(deadline);
     if (!control) return error(control.error());
     Result<Answer> answer = (*control)->call(compose, expected, deadline);
     const bool lost = !answer && (*control)->has_ended();
-    if (!lost || Clock::now() >= deadline) return answer;
+    if (!lost || !backoff.wait(deadline)) return answer;
   }
 }
 
@@ -111,12 +124,20 @@ Result<std::shared_ptr<Lane>> ClientState::open_lane(const std::string& model, T
                                                        milliseconds_until(deadline))
                                       .Union()};
   };
+  Backoff backoff;
   while (true) {
     Result<std::shared_ptr<ControlConnection>> control = connection(deadline);
     if (!control) return error(control.error());
     Result<Answer> answer = (*control)->call(open, wire::Body::LaneOpened, answer_deadline);
-    if (answer) return make_lane(std::move(*answer), *control);
-    if (!(*control)->has_ended() || Clock::now() >= deadline) return error(answer.error());
+    if (answer) {
+      const std::uint64_t channel_id = answer->message().body_as_LaneOpened()->channel_id();
+      const std::uint32_t lane_id = answer->message().body_as_LaneOpened()->lane_id();
+      Result<std::shared_ptr<Lane>> lane = make_lane(std::move(*answer), *control);
+      // The daemon would keep for us what we cannot use.
+      if (!lane) (*control)->lane_is_over(channel_id, lane_id, /*daemon_knows=*/false);
+      return lane;
+    }
+    if (!(*control)->has_ended() || !backoff.wait(deadline)) return error(answer.error());
   }
 }
 

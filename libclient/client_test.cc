@@ -1,5 +1,7 @@
 #include <gmock/gmock.h>
 
+#include <filesystem>
+#include <iterator>
 #include <thread>
 
 #include "libclient/testing/echo_client.h"
@@ -50,6 +52,51 @@ TEST(ClientTest, loads_and_unloads_models) {
   EXPECT_TRUE(echoes(model, 1, 3));
   EXPECT_EQ(client.unload_model("fresh"), Status());
   EXPECT_EQ(client.unload_model("fresh").code(), StatusCode::kNotFound);
+}
+
+class LanesThatGoWrong : public BothTransports {};
+INSTANTIATE_TEST_SUITE_P(Transports, LanesThatGoWrong,
+                         ::testing::Values(Transport::kRing, Transport::kStream), transport_name);
+
+TEST_P(LanesThatGoWrong, a_lane_that_cannot_be_used_is_given_back) {
+  Client client = connect();
+  daemon.spoil_lanes(LaneFault::kBadLayout);
+  EXPECT_EQ(status_of(client.open("echo", patience())).code(), StatusCode::kInternal);
+  daemon.wait_for_closed_lanes(1);
+  daemon.spoil_lanes(LaneFault::kNone);
+  Model model = get(client.open("echo", patience()));
+  EXPECT_TRUE(echoes(model, 1, 3));
+}
+
+TEST_P(LanesThatGoWrong, a_lane_that_comes_too_late_is_given_back_with_its_descriptors) {
+  const auto open_descriptors = [] {
+    return std::distance(std::filesystem::directory_iterator("/proc/self/fd"),
+                         std::filesystem::directory_iterator());
+  };
+  Client client = connect();
+  Model first = get(client.open("echo", patience()));  // a ring's channel is kept
+  daemon.add_model(echo_model("late"));
+  daemon.spoil_lanes(LaneFault::kLate);
+  EXPECT_EQ(status_of(client.open("late", already_over())).code(), StatusCode::kDeadlineExceeded);
+  const auto before = open_descriptors();
+  daemon.answer_late_lanes();
+  get(client.models());  // takes in what came
+  daemon.wait_for_closed_lanes(1);
+  // The fake worker's own end of a stream.
+  EXPECT_EQ(open_descriptors(), before + (GetParam() == Transport::kStream ? 1 : 0));
+  EXPECT_TRUE(echoes(first, 1, 3));
+}
+
+TEST_P(LanesThatGoWrong, a_daemon_that_hangs_up_each_time_is_not_overrun) {
+  Client client = connect();
+  daemon.spoil_lanes(LaneFault::kHangUp);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(300);
+  EXPECT_EQ(status_of(client.open("echo", deadline)).code(), StatusCode::kUnavailable);
+  // 1, 2, 4, 8, 16, then 20 ms apart.
+  EXPECT_LE(daemon.connection_count(), 22u);
+  daemon.spoil_lanes(LaneFault::kNone);
+  Model model = get(client.open("echo", patience()));
+  EXPECT_TRUE(echoes(model, 1, 3));
 }
 
 TEST(ClientTest, model_that_does_not_exist_is_not_found) {

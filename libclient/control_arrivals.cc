@@ -40,6 +40,8 @@ void ControlConnection::handle_locked(std::vector<std::byte> bytes, std::vector<
   // The caller gave up meanwhile. A lane that came too late is nobody's.
   if (!answer) return;
   if (const wire::LaneOpened* opened = answer->message().body_as_LaneOpened()) {
+    // A stream was for this lane alone.
+    if (opened->transport() == wire::Transport::kStream) channels_.erase(opened->channel_id());
     post_locked([&](FlatBufferBuilder& builder) -> Body {
       return {wire::Body::CloseLane,
               wire::CreateCloseLane(builder, opened->channel_id(), opened->lane_id()).Union()};

@@ -151,11 +151,7 @@ Result<Answer> ControlConnection::call(const Compose& compose, wire::Body expect
 Status ControlConnection::send_locked(std::unique_lock<std::mutex>& lock,
                                       std::span<const std::byte> bytes, TimePoint deadline) {
   while (!has_ended()) {
-    Status status;
-    while (!unsent_.empty() && status.ok()) {
-      status = send_message(socket_.get(), unsent_.front());
-      if (status.ok()) unsent_.erase(unsent_.begin());
-    }
+    Status status = flush_unsent_locked();
     if (status.ok()) status = send_message(socket_.get(), bytes);
     if (status.ok()) return status;
     if (status.code() == StatusCode::kInvalidArgument) return status;
@@ -174,6 +170,15 @@ Status ControlConnection::send_locked(std::unique_lock<std::mutex>& lock,
     lock.lock();
   }
   return end_status_;
+}
+
+Status ControlConnection::flush_unsent_locked() {
+  Status status;
+  while (!unsent_.empty() && status.ok()) {
+    status = send_message(socket_.get(), unsent_.front());
+    if (status.ok()) unsent_.erase(unsent_.begin());
+  }
+  return status;
 }
 
 void ControlConnection::post_locked(const Compose& compose) {
@@ -241,6 +246,12 @@ bool ControlConnection::wait_locked(std::unique_lock<std::mutex>& lock,
 }
 
 void ControlConnection::receive_all_locked() {
+  // Whoever looks at the connection helps along what it did not take before. An end is noticed
+  // below.
+  if (!unsent_.empty() && !has_ended()) {
+    [[maybe_unused]] const Status status = flush_unsent_locked();
+  }
+  bool is_reset = false;
   while (!has_ended()) {
     // Mostly nothing is there, which is found out without building a status that says so.
     char first = 0;
@@ -258,6 +269,11 @@ void ControlConnection::receive_all_locked() {
       }
     }
     if (!received && received.error().code() == StatusCode::kWouldBlock) return;
+    // A daemon that went without having read everything makes one call fail, before what it sent.
+    if (!received && received.error().code() == StatusCode::kUnavailable &&
+        !std::exchange(is_reset, true)) {
+      continue;
+    }
     if (!received) return end_locked(daemon_is_away(received.error().message()));
     handle_locked(std::move(received->bytes), std::move(fds));
   }

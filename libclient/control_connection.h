@@ -86,16 +86,14 @@ class ControlConnection : public std::enable_shared_from_this<ControlConnection>
     bool answered = false;
     Result<Answer> answer = error(StatusCode::kInternal, "not answered");
   };
-  struct ChannelEnd {
-    std::uint64_t channel_id = 0;
-    Status status;
-  };
 
   ControlConnection(ConnectionOptions options, ProcessFd socket);
   static Status daemon_is_away(const std::string& why);
   Status greet(TimePoint deadline);
   Status send_locked(std::unique_lock<std::mutex>& lock, std::span<const std::byte> bytes,
                      TimePoint deadline);
+  // Sends what post_locked() could not, as far as the socket takes it.
+  Status flush_unsent_locked();
   void post_locked(const Compose& compose);
   bool wait_locked(std::unique_lock<std::mutex>& lock, const std::function<bool()>& done,
                    TimePoint deadline);

@@ -116,6 +116,7 @@ void ProcessFd::reset() {
 
 Result<SharedMap> SharedMap::map(int fd, std::uint64_t byte_size, MapAccess access) {
   if (const Status status = check_sealed(fd, byte_size); !status.ok()) return error(status);
+  const ForkLock lock;  // no fork sees the map before it is kept out of children
   Result<MappedRegion> region = map_memfd(fd, byte_size, access);
   if (!region) return error(region.error());
   SharedMap map;

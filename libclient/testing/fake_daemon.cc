@@ -249,6 +249,17 @@ void FakeDaemon::refuse_lanes(std::optional<Status> status) {
   lane_refusal_ = std::move(status);
 }
 
+void FakeDaemon::spoil_lanes(LaneFault fault) {
+  const std::lock_guard lock(mutex_);
+  lane_fault_ = fault;
+}
+
+void FakeDaemon::answer_late_lanes() {
+  const std::lock_guard lock(mutex_);
+  lane_fault_ = LaneFault::kNone;
+  for (const auto& answer : std::exchange(late_lanes_, {})) answer();
+}
+
 void FakeDaemon::stop_answering_control(bool hello_too) {
   const std::lock_guard lock(mutex_);
   answers_hello_ = !hello_too;

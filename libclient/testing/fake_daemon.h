@@ -35,6 +35,10 @@
 
 namespace bucketd::testing {
 
+// What goes wrong when a lane is opened: its layout is impossible; the connection ends instead of
+// an answer; the answer waits for answer_late_lanes().
+enum class LaneFault { kNone, kBadLayout, kHangUp, kLate };
+
 // What a dying worker was doing, of what was in flight.
 enum class Executing { kNothing, kFirst, kAll };
 
@@ -79,6 +83,9 @@ class FakeDaemon {
   void unload_model(const std::string& model);
   // OpenLane answers this until reset.
   void refuse_lanes(std::optional<Status> status);
+  // OpenLane goes wrong so, until reset.
+  void spoil_lanes(LaneFault fault);
+  void answer_late_lanes();
   // Requests get no answer; Hello still does, unless `hello_too`.
   void stop_answering_control(bool hello_too = false);
 
@@ -112,7 +119,8 @@ class FakeDaemon {
   void accept_connections(int listener);
   void serve(Connection& connection);
   void handle_locked(Connection& connection, const wire::Message& message);
-  void open_lane_locked(Connection& connection, std::uint64_t id, const wire::OpenLane& request);
+  void open_lane_locked(Connection& connection, std::uint64_t id, const std::string& model,
+                        wire::Transport transport);
   void send_locked(Connection& connection, std::uint64_t id, const Compose& compose,
                    const std::vector<UniqueFd>& fds = {});
   void refuse_locked(Connection& connection, std::uint64_t id, const Status& status);
@@ -140,6 +148,8 @@ class FakeDaemon {
   bool answers_hello_ = true;
   std::function<void(Answer&)> spoil_;
   std::optional<Status> lane_refusal_;
+  LaneFault lane_fault_ = LaneFault::kNone;
+  std::vector<std::function<void()>> late_lanes_;
   std::vector<Held> held_;
   std::map<FakeLane*, Plans> plans_;
   std::vector<SubmissionEntry> submissions_;

@@ -1,4 +1,6 @@
 // The fake daemon's answers on control connections.
+#include <sys/socket.h>
+
 #include <cstdlib>
 #include <utility>
 
@@ -67,7 +69,7 @@ void FakeDaemon::handle_locked(Connection& connection, const wire::Message& mess
   }
   if (!answers_control_) return;
   if (const wire::OpenLane* open = message.body_as_OpenLane()) {
-    return open_lane_locked(connection, id, *open);
+    return open_lane_locked(connection, id, open->model()->str(), open->transport());
   }
   if (message.body_as_CloseLane() != nullptr) {
     ++closed_lanes_;
@@ -115,13 +117,22 @@ void FakeDaemon::handle_locked(Connection& connection, const wire::Message& mess
 }
 
 void FakeDaemon::open_lane_locked(Connection& connection, std::uint64_t id,
-                                  const wire::OpenLane& request) {
-  const auto found = models_.find(request.model()->str());
+                                  const std::string& model, wire::Transport transport) {
+  if (lane_fault_ == LaneFault::kLate) {
+    late_lanes_.emplace_back([this, &connection, id, model, transport] {
+      open_lane_locked(connection, id, model, transport);
+    });
+    return;
+  }
+  if (lane_fault_ == LaneFault::kHangUp) {
+    ::shutdown(connection.socket.get(), SHUT_RDWR);
+    return;
+  }
+  const auto found = models_.find(model);
   if (lane_refusal_) return refuse_locked(connection, id, *lane_refusal_);
   if (found == models_.end()) {
-    return refuse_locked(
-        connection, id,
-        Status(StatusCode::kNotFound, "no model named '" + request.model()->str() + "'"));
+    return refuse_locked(connection, id,
+                         Status(StatusCode::kNotFound, "no model named '" + model + "'"));
   }
   ++opened_lanes_;
   const LaneLayout layout =
@@ -132,7 +143,7 @@ void FakeDaemon::open_lane_locked(Connection& connection, std::uint64_t id,
   std::vector<UniqueFd> fds;
   FakeLane* lane = nullptr;
   bool is_new_channel = false;
-  if (request.transport() == wire::Transport::kStream) {
+  if (transport == wire::Transport::kStream) {
     auto stream = std::make_unique<FakeStreamLane>(take_submission, fds.emplace_back());
     stream->channel_id = next_channel_++;
     stream->lane_id = next_lane_++;
@@ -152,12 +163,14 @@ void FakeDaemon::open_lane_locked(Connection& connection, std::uint64_t id,
   send_locked(
       connection, id,
       [&](FlatBufferBuilder& builder) -> Body {
-        const auto model = wire::to_wire(builder, found->second);
-        const wire::LaneLayout wire_layout = wire::to_wire(layout);
+        const auto description = wire::to_wire(builder, found->second);
+        LaneLayout told = layout;
+        if (lane_fault_ == LaneFault::kBadLayout) told.slot_count = 3;  // no power of two
+        const wire::LaneLayout wire_layout = wire::to_wire(told);
         return {wire::Body::LaneOpened,
                 wire::CreateLaneOpened(builder, lane->channel_id, lane->lane_id, is_new_channel,
-                                       request.transport(), incarnation_, &wire_layout,
-                                       options_.slot_bytes, model)
+                                       transport, incarnation_, &wire_layout, options_.slot_bytes,
+                                       description)
                     .Union()};
       },
       fds);
