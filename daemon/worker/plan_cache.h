@@ -13,7 +13,7 @@
 #include <span>
 #include <vector>
 
-#include "daemon/worker/plan.h"
+#include "daemon/plans/plan.h"
 
 namespace bucketd {
 

@@ -3,9 +3,9 @@
 #include <cstring>
 #include <string>
 
+#include "daemon/plans/padding.h"
 #include "daemon/worker/answer.h"
 #include "daemon/worker/monotonic_clock.h"
-#include "daemon/worker/padding.h"
 #include "daemon/worker/read_once.h"
 
 namespace bucketd {

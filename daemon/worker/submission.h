@@ -17,7 +17,7 @@
 #include "bucketd/model_description.h"
 #include "bucketd/status.h"
 #include "common/channel_layout.h"
-#include "daemon/worker/plan.h"
+#include "daemon/plans/plan.h"
 
 namespace bucketd {
 

@@ -9,6 +9,8 @@
 
 #include "daemon/backends/torchscript/libtorch_errors.h"
 #include "daemon/backends/torchscript/tensors.h"
+#include "daemon/plans/padding.h"
+#include "daemon/plans/plan.h"
 
 namespace bucketd::torchscript {
 namespace {
@@ -144,34 +146,12 @@ Status check_beyond(const LoadedModule& module, const std::vector<Shape>& shapes
   return Status();
 }
 
-// The first bucket that the declaration lets take `shapes`.
-std::optional<std::size_t> declared_bucket(const ModelDescription& model,
-                                           const std::vector<Shape>& shapes) {
-  for (std::size_t b = 0; b < model.buckets.size(); ++b) {
-    bool fits = true;
-    for (std::size_t i = 0; i < shapes.size(); ++i) {
-      for (std::size_t d = 0; d < shapes[i].rank(); ++d) {
-        const std::vector<std::uint32_t>& padded = model.pad.dims[i];
-        const bool is_padded = std::find(padded.begin(), padded.end(), d) != padded.end();
-        const std::int64_t wanted = model.buckets[b].inputs[i][d];
-        fits = fits && (is_padded ? shapes[i][d] <= wanted : shapes[i][d] == wanted);
-      }
-    }
-    if (fits) return b;
-  }
-  return std::nullopt;
-}
-
-at::Tensor declared_padding(const ModelDescription& model, std::size_t input,
-                            const at::Tensor& given, const Shape& wanted) {
-  at::Tensor padded =
-      at::full(sizes_of(wanted), at::Scalar(model.pad.value[input]), given.options());
-  at::Tensor kept = padded;
-  for (std::int64_t d = 0; d < given.dim(); ++d) {
-    const bool is_left = model.pad.side[input] == PadSide::kLeft;
-    kept = kept.narrow(d, is_left ? padded.size(d) - given.size(d) : 0, given.size(d));
-  }
-  kept.copy_(given);
+// A kernel's input as the worker will lay it out by `layout`.
+at::Tensor laid_out(const at::Tensor& given, const Shape& shape, const PlanInput& layout) {
+  const at::Tensor source = given.contiguous();
+  at::Tensor padded = at::empty(sizes_of(layout.padded), given.options());
+  copy_padded(static_cast<std::byte*>(padded.data_ptr()),
+              static_cast<const std::byte*>(source.data_ptr()), shape, layout);
   return padded;
 }
 
@@ -179,23 +159,31 @@ at::Tensor declared_padding(const ModelDescription& model, std::size_t input,
 Status check_declaration(const LoadedModule& module, const std::vector<Shape>& shapes) {
   const ModelDescription& model = module.description();
   const std::vector<at::Tensor> inputs = patterned(model, shapes);
-  const std::optional<std::size_t> declared = declared_bucket(model, shapes);
+  std::vector<TensorSignature> signature;
+  for (std::size_t i = 0; i < shapes.size(); ++i) {
+    signature.push_back({model.inputs[i].dtype, shapes[i]});
+  }
+  Plan plan;
+  const Status planned = make_plan(model, signature, plan);
+  if (planned.code() == StatusCode::kInternal) {
+    return Status(StatusCode::kInvalidArgument, planned.message());
+  }
+  const bool is_declared = planned.ok();
   const auto result = module.run_kernel(inputs);
   const std::string where = "for inputs of shapes " + shapes_text(shapes) + ": ";
   const std::string bucket_text =
-      declared ? "bucket " + std::to_string(*declared) : std::string("no bucket");
+      is_declared ? "bucket " + std::to_string(plan.bucket) : std::string("no bucket");
   if (!result) {
-    if (!declared && result.error().code() != StatusCode::kInternal) return Status();
+    if (!is_declared && result.error().code() != StatusCode::kInternal) return Status();
     return refused(model, where + "the metadata's pad kernel declares " + bucket_text +
                               ", but: " + reason_of(model, result.error()));
   }
-  if (result->bucket != declared) {
+  if (!is_declared || result->bucket != plan.bucket) {
     return refused(model, where + "the metadata's pad kernel declares " + bucket_text +
                               ", the kernel chose bucket " + std::to_string(result->bucket));
   }
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    const Shape& wanted = model.buckets[*declared].inputs[i];
-    if (!at::equal(result->inputs[i], declared_padding(model, i, inputs[i], wanted))) {
+    if (!at::equal(result->inputs[i], laid_out(inputs[i], shapes[i], plan.inputs[i]))) {
       return refused(model, where + "the kernel pads input '" + model.inputs[i].name +
                                 "' otherwise than the metadata's pad kernel declares");
     }

@@ -4,8 +4,8 @@
 #include <cassert>
 #include <cstring>
 
-#include "daemon/worker/padding.h"
-#include "daemon/worker/plan.h"
+#include "daemon/plans/padding.h"
+#include "daemon/plans/plan.h"
 
 namespace bucketd::testing {
 namespace {
@@ -24,26 +24,6 @@ class FakeInputs : public PreparedInputs {
 };
 
 }  // namespace
-
-ModelDescription pad_model(std::string name, std::vector<std::int64_t> sizes, double fill,
-                           PadSide side, DType dtype, std::int64_t rows) {
-  ModelDescription model;
-  model.name = std::move(name);
-  model.backend = "fake";
-  model.inputs = {{"x", dtype}};
-  model.outputs = {{"y", dtype}};
-  for (const std::int64_t size : sizes) {
-    BucketSpec& bucket = model.buckets.emplace_back();
-    bucket.inputs = {Shape{rows, size}};
-    bucket.outputs = {Shape{rows, size}};
-  }
-  model.crop = {{.output = 0, .dim = 1, .input = 0, .input_dim = 1, .side = side}};
-  model.kernel = KernelKind::kPad;
-  model.pad = {{{1}}, {fill}, {side}};
-  model.accepted = {{{rows, rows}, {1, sizes.back()}}};
-  assert(validate(model).ok());
-  return model;
-}
 
 Result<std::unique_ptr<PreparedInputs>> FakeModel::run_kernel(
     std::size_t /*executor*/, std::span<const ConstTensorView> inputs) {

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "bucketd/shape.h"
-#include "daemon/worker/plan.h"
+#include "daemon/plans/plan.h"
 
 namespace bucketd {
 

@@ -1,10 +1,10 @@
-#include "daemon/worker/plan.h"
+#include "daemon/plans/plan.h"
 
 #include <algorithm>
 #include <string>
 
 #include "common/channel_layout.h"
-#include "daemon/worker/fill_bits.h"
+#include "daemon/plans/exact_bits.h"
 
 namespace bucketd {
 namespace {
@@ -94,7 +94,7 @@ Status make_plan(const ModelDescription& model, std::span<const TensorSignature>
   plan.private_bytes = 0;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     PlanInput& input = plan.inputs[i];
-    const std::optional<std::uint64_t> bits = fill_bits(inputs[i].dtype, model.pad.value[i]);
+    const std::optional<std::uint64_t> bits = exact_bits(inputs[i].dtype, model.pad.value[i]);
     if (!bits) {
       return Status(StatusCode::kInternal, input_text(model, i) + ": the kernel's fill value " +
                                                std::to_string(model.pad.value[i]) + " is no " +

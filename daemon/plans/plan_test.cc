@@ -1,10 +1,9 @@
-#include "daemon/worker/plan.h"
+#include "daemon/plans/plan.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "daemon/worker/plan_cache.h"
-#include "daemon/worker/testing/fake_backend.h"
+#include "daemon/plans/testing/pad_model.h"
 
 namespace bucketd {
 namespace {
@@ -73,52 +72,6 @@ TEST(MakePlan, refuses_another_dtype_or_rank_even_when_the_model_accepts_anythin
               HasSubstr("dtype int32 where int64 is expected"));
   EXPECT_THAT(make_plan(model, one({8}), plan).message(),
               HasSubstr("rank 1 where rank 2 is expected"));
-}
-
-TEST(PlanCache, finds_what_was_inserted_by_signature_and_id) {
-  const ModelDescription model = pad_model("m", {1024});
-  PlanCache cache(256);
-  Plan plan;
-  for (std::int64_t size = 1; size <= 256; ++size) {
-    ASSERT_TRUE(make_plan(model, one({1, size}), plan).ok());
-    const Plan* kept = cache.insert(plan);
-    ASSERT_NE(kept, nullptr);
-    EXPECT_EQ(kept->id, static_cast<std::uint32_t>(size)) << "ids count from 1";
-  }
-  for (std::int64_t size = 1; size <= 256; ++size) {
-    const Plan* found = cache.find(one({1, size}));
-    ASSERT_NE(found, nullptr);
-    EXPECT_EQ(found->id, static_cast<std::uint32_t>(size));
-    EXPECT_EQ(cache.find(found->id), found);
-  }
-  EXPECT_EQ(cache.find(one({1, 257})), nullptr);
-  EXPECT_EQ(cache.find(one({1, 1}, DType::kInt32)), nullptr);
-  EXPECT_EQ(cache.find(0u), nullptr);
-  EXPECT_EQ(cache.find(257u), nullptr);
-}
-
-TEST(PlanCache, keeps_no_more_than_its_bound_and_never_replaces) {
-  const ModelDescription model = pad_model("m", {1024});
-  PlanCache cache(2);
-  Plan plan;
-  for (const std::int64_t size : {1, 2, 3}) {
-    ASSERT_TRUE(make_plan(model, one({1, size}), plan).ok());
-    EXPECT_EQ(cache.insert(plan) != nullptr, size <= 2);
-  }
-  EXPECT_EQ(cache.find(one({1, 1}))->id, 1u);
-  EXPECT_EQ(cache.find(one({1, 3})), nullptr);
-  PlanCache none(0);
-  EXPECT_EQ(none.insert(plan), nullptr);
-  EXPECT_EQ(none.find(one({1, 3})), nullptr);
-}
-
-TEST(PlanCache, gives_the_plan_that_is_there_when_a_signature_comes_twice) {
-  const ModelDescription model = pad_model("m", {1024});
-  PlanCache cache(4);
-  Plan plan;
-  ASSERT_TRUE(make_plan(model, one({1, 5}), plan).ok());
-  const Plan* first = cache.insert(plan);
-  EXPECT_EQ(cache.insert(plan), first);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "daemon/worker/padding.h"
+#include "daemon/plans/padding.h"
 
 #include <algorithm>
 #include <array>
