@@ -196,6 +196,38 @@ TEST(RepeatOffender, is_refused_on_that_model_and_on_no_other) {
   daemon.expect_clean_stop();
 }
 
+TEST(RepeatOffender, is_charged_alone_although_others_executed_besides) {
+  nlohmann::json config = two_workers("abort_when_asked");
+  config["workers"][0]["cores"] = 3;
+  config["workers"][1]["first_core"] = 3;
+  config["crash"] = {{"deaths_per_client", 1}};
+  TestDaemon daemon(config);
+  ASSERT_TRUE(daemon.start());
+  Client client = daemon.connect();
+  Model slow = *client.open("slow_beside");
+  Model beside = *client.open("beside");
+  Model failing = *client.open("abort_when_asked");
+  Result<Future> innocent = send(slow, tensor<std::int64_t>({1}, {1'000'000}));
+  ASSERT_TRUE(innocent) << innocent.error().to_string();
+  // Submitted after it, so that it is being executed when this is answered.
+  ASSERT_EQ(call_multi(beside), Status());
+  const Result<Answer> fatal = call(failing, {trigger()}, {.deadline = patience()});
+  ASSERT_FALSE(fatal);
+  EXPECT_EQ(fatal.error().code(), StatusCode::kAborted) << fatal.error().to_string();
+  const Result<Reply> cut_off = innocent->wait(patience());
+  ASSERT_FALSE(cut_off) << "it was not executing when the worker died";
+  EXPECT_EQ(cut_off.error().code(), StatusCode::kAborted) << cut_off.error().to_string();
+
+  const Result<Answer> refused = call(failing, {harmless()}, {.deadline = patience()});
+  ASSERT_FALSE(refused) << "half a death was charged to whom it killed too";
+  EXPECT_THAT(refused.error().code(),
+              AnyOf(StatusCode::kPermissionDenied, StatusCode::kResourceExhausted));
+  const Result<Answer> served =
+      call(slow, {tensor<std::int64_t>({1}, {1})}, {.deadline = patience()});
+  EXPECT_TRUE(served) << served.error().to_string();
+  daemon.expect_clean_stop();
+}
+
 // What the reason of a quarantine or a refusal has to tell.
 std::string said_of(const std::string& model) {
   if (model.starts_with("abort")) return "SIGABRT";
