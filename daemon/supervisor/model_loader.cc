@@ -150,6 +150,7 @@ void ModelLoader::worker_answered(std::uint32_t worker, std::uint32_t model_id,
   if (loaded != nullptr && loaded->model() != nullptr) {
     Result<ModelDescription> description = wire::from_wire(*loaded->model());
     if (description) {
+      generation->deaths_while_loading = 0;  // what came before was not its doing
       observer_.model_loaded(generation, std::move(*description));
     } else {
       fail(generation, description.error(), false);
