@@ -65,8 +65,9 @@ class Lane : public std::enable_shared_from_this<Lane> {
 
   // Guarded by the Scheduler's mutex.
   std::vector<QueuedRequest>& requests() { return requests_; }
-  std::uint32_t in_flight = 0;  // queued or being executed
-  bool is_closing = false;      // takes nothing more
+  std::uint32_t in_flight = 0;         // queued or being executed
+  std::uint32_t queued_deadlines = 0;  // queued requests that have one
+  bool is_closing = false;             // takes nothing more
 
  protected:
   // Marks a slot as free, to be called just before its completion is published: the client may

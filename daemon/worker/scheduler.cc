@@ -65,7 +65,10 @@ void Scheduler::enqueue(Lane& lane, const SubmissionEntry& entry, std::uint64_t 
       request.order = &found->second->order;
     }
   }
-  if (entry.deadline_ns != 0) ++queued_deadlines_;
+  if (entry.deadline_ns != 0) {
+    ++lane.queued_deadlines;
+    ++queued_deadlines_;
+  }
   ++lane.in_flight;
   ++in_flight_;
   ++lane.channel().scheduling.taken;
@@ -125,7 +128,10 @@ void Scheduler::violation(Channel& channel, const std::string& reason) {
 }
 
 Job Scheduler::make_job(QueuedRequest& request) {
-  if (request.entry.deadline_ns != 0) --queued_deadlines_;
+  if (request.entry.deadline_ns != 0) {
+    --request.lane->queued_deadlines;
+    --queued_deadlines_;
+  }
   return Job{request.lane->shared_from_this(), std::move(request.session), request.entry,
              request.taken_ns, false};
 }

@@ -268,7 +268,9 @@ std::optional<std::uint64_t> Scheduler::expire_deadlines() {
       return deadline_ns <= now_ns;
     };
     for (const auto& [id, channel] : channels_) {
+      if (queued_deadlines_ == 0) break;
       for (const std::shared_ptr<Lane>& lane : channel->scheduling.lanes) {
+        if (lane->queued_deadlines == 0) continue;
         std::vector<Job> some = take_out(*lane, has_passed);
         std::move(some.begin(), some.end(), std::back_inserter(expired));
       }
