@@ -14,13 +14,26 @@ class BucketStates:
 
     `locations[s]` is the (module, kind, attribute) of the model's own tensor that stands for state s, or
     None when the model takes the states as trailing arguments. `shapes[s]` is what it expects, None when
-    only the preprocessor knows. `outputs` maps a state to the output that updates it.
+    only the preprocessor knows. `outputs` maps a state to the output that updates it; one that is not in it
+    is only read, or written in place. `names` is what the model calls its own tensors (`layers.0.cache`).
     """
 
     locations: List[Optional[Tuple[torch.nn.Module, str, str]]]
     shapes: List[Optional[List[int]]]
     outputs: Dict[int, int]
     initial: List[torch.Tensor]
+    names: List[str] = dataclasses.field(default_factory=list)
+
+    def reordered(self, names):
+        """The same with the model's own tensors in the order of `names`."""
+        old = [self.names.index(name) for name in names]
+        return BucketStates(
+            locations=[self.locations[number] for number in old],
+            shapes=[self.shapes[number] for number in old],
+            outputs={new: self.outputs[number] for new, number in enumerate(old) if number in self.outputs},
+            initial=[self.initial[number] for number in old],
+            names=list(names),
+        )
 
 
 def read_aliases(model, aliases, buffers, state_names) -> BucketStates:
@@ -28,14 +41,14 @@ def read_aliases(model, aliases, buffers, state_names) -> BucketStates:
 
     Keys are tensors of the model (parameters or buffers; in order, they are states 0, 1, ...), or the
     shared state tensors themselves, their numbers or their names (then the model takes all states as
-    trailing arguments).
+    trailing arguments). An output of None says that the bucket writes that state in place, or only reads it.
     """
     if not isinstance(aliases, dict):
         raise TraceError(
             f"input_output_aliases is a {type(aliases).__name__}, not a dict of state tensor to output index"
         )
     for key, output in aliases.items():
-        if not isinstance(output, int) or isinstance(output, bool) or output < 0:
+        if output is not None and (not isinstance(output, int) or isinstance(output, bool) or output < 0):
             raise TraceError(f"input_output_aliases maps a state to {output!r}, not to an output index")
     places = [_find(model, key) if isinstance(key, torch.Tensor) else None for key in aliases]
     if aliases and all(places):
@@ -48,16 +61,39 @@ def read_aliases(model, aliases, buffers, state_names) -> BucketStates:
     return _states_as_arguments(aliases, buffers, state_names)
 
 
+def pair_by_name(per_bucket, state_names):
+    """Puts the states that are the models' own tensors into one order for all buckets.
+
+    That is the order of `state_names` where these are the tensors' names, else of bucket 0. A model whose
+    names have nothing in common with the others' keeps its own order.
+    """
+    wanted = per_bucket[0].names
+    if set(state_names) & set(wanted):
+        wanted = list(state_names)
+    paired = []
+    for number, states in enumerate(per_bucket):
+        if states.names and set(states.names) & set(wanted):
+            if sorted(states.names) != sorted(wanted):
+                raise TraceError(
+                    f"input_output_aliases of bucket {number} names the states {states.names}, the others are"
+                    f" {wanted}: states are paired by name"
+                )
+            states = states.reordered(wanted)
+        paired.append(states)
+    return paired
+
+
 def _find(model, tensor):
+    """(module, kind, attribute, name from the model) of a tensor of the model, or None."""
     if not isinstance(model, torch.nn.Module):
         return None
-    for module in model.modules():
+    for prefix, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue
         for kind in ("_parameters", "_buffers"):
             for name, own in getattr(module, kind).items():
                 if own is tensor:
-                    return module, kind, name
+                    return module, kind, name, f"{prefix}.{name}" if prefix else name
     return None
 
 
@@ -67,21 +103,17 @@ def _states_in_model(items, places, buffers):
             f"the model's input_output_aliases names {len(items)} of its own tensors, but shared_state_buffer"
             f" has {len(buffers)}: alias every state, or let the model take the states as trailing arguments"
         )
-    for number, ((tensor, _), buffer) in enumerate(zip(items, buffers)):
-        if tensor.dtype != buffer.dtype:
-            raise TraceError(
-                f"state {number} is {tensor.dtype} in the model, but {buffer.dtype} in shared_state_buffer"
-            )
     return BucketStates(
-        locations=list(places),
+        locations=[place[:3] for place in places],
         shapes=[list(tensor.shape) for tensor, _ in items],
-        outputs={number: output for number, (_, output) in enumerate(items)},
+        outputs={number: output for number, (_, output) in enumerate(items) if output is not None},
         initial=[tensor.detach() for tensor, _ in items],
+        names=[place[3] for place in places],
     )
 
 
 def _states_as_arguments(aliases, buffers, state_names):
-    outputs, shapes = {}, [None] * len(buffers)
+    outputs, shapes, named = {}, [None] * len(buffers), set()
     for position, (key, output) in enumerate(aliases.items()):
         if isinstance(key, torch.Tensor):
             number = next((n for n, buffer in enumerate(buffers) if buffer is key), None)
@@ -99,15 +131,24 @@ def _states_as_arguments(aliases, buffers, state_names):
             number = key
         if not isinstance(number, int) or not 0 <= number < len(buffers):
             raise TraceError(f"input_output_aliases names state {number!r}, but there are {len(buffers)} states")
-        if number in outputs:
+        if number in named:
             raise TraceError(f"input_output_aliases names state {number} twice")
-        outputs[number] = output
+        named.add(number)
+        if output is not None:
+            outputs[number] = output
     return BucketStates([None] * len(buffers), shapes, outputs, [])
 
 
 def initial_buffers(config, per_bucket):
     """The shared state at its largest shapes: as the author gave it, else the largest of the models' own."""
     if config.shared_state_buffer:
+        for number, buffer in enumerate(config.shared_state_buffer):
+            for states in per_bucket:
+                if states.initial and states.initial[number].dtype != buffer.dtype:
+                    raise TraceError(
+                        f"state {number} is {states.initial[number].dtype} in the model,"
+                        f" but {buffer.dtype} in shared_state_buffer"
+                    )
         return [buffer.detach().clone().contiguous() for buffer in config.shared_state_buffer]
     buffers = []
     for number in range(len(per_bucket[0].initial)):

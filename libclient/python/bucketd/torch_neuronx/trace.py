@@ -17,8 +17,9 @@ def bucket_model_trace(func, example_inputs, bucket_config, compiler_workdir=Non
 
       func: a factory: called with `bucket_config.func_kwargs`, once for each bucket, returns
         `(model, input_output_aliases)`. The aliases map a state tensor to the output that updates it;
-        these outputs come after the ordinary ones and are not returned to the caller. The model is put
-        into evaluation mode; weights that are equal in several buckets are stored once.
+        these outputs come after the ordinary ones and are not returned to the caller. Ours: None instead
+        of an output for a tensor of the model that it writes in place. The model is put into evaluation
+        mode; weights that are equal in several buckets are stored once.
       example_inputs: for each bucket, a tensor or a tuple of tensors of exactly the bucket's shapes.
       bucket_config: a `BucketModelConfig`.
       compiler_workdir, compiler_args: of neuronx-cc, which has no part in compiling for a CPU: ignored.
@@ -35,6 +36,7 @@ def bucket_model_trace(func, example_inputs, bucket_config, compiler_workdir=Non
         state_rules.read_aliases(model, aliases, bucket_config.shared_state_buffer, bucket_config.state_names or [])
         for model, aliases in made
     ]
+    per_bucket = state_rules.pair_by_name(per_bucket, bucket_config.state_names or [])
     _require_same_aliases(per_bucket)
     buffers = state_rules.initial_buffers(bucket_config, per_bucket)
     shapes_collection = state_rules.expected_shapes(bucket_config, per_bucket, buffers)

@@ -29,7 +29,7 @@ class TracedBucket:
         modes = _training_modes(model)
         saved = _take_out(states.locations)
         try:
-            wrapper = _make_wrapper(model, len(example), states.locations)
+            wrapper = _make_wrapper(model, len(example), states, number)
             with torch.no_grad():
                 self._run_model(wrapper, example, make_views(), states, number)
                 self.module = _trace(wrapper, example, make_views()[1], number)
@@ -86,8 +86,9 @@ class TracedBucket:
                 raise TraceError(f"output {index} of bucket {number} has dtype {dtype}, which artifacts do not carry")
 
 
-def _make_wrapper(model, input_count, locations):
+def _make_wrapper(model, input_count, states, number):
     """A module of the artifact's calling convention around `model`, in evaluation mode."""
+    locations = states.locations
     arguments = [f"input_{i}" for i in range(input_count)] + [f"state_{s}" for s in range(len(locations))]
 
     class Bucket(torch.nn.Module):
@@ -100,9 +101,9 @@ def _make_wrapper(model, input_count, locations):
                 object.__setattr__(self, "model", model)
 
         def forward(self, *tensors):
-            inputs, states = tensors[:input_count], tensors[input_count:]
+            inputs, views = tensors[:input_count], tensors[input_count:]
             trailing = []
-            for location, state in zip(locations, states):
+            for location, state in zip(locations, views):
                 if location is None:
                     trailing.append(state)
                 else:
@@ -111,7 +112,9 @@ def _make_wrapper(model, input_count, locations):
             try:
                 raw = self.model(*inputs, *trailing)
             finally:
-                _take_out(locations)
+                left = _take_out(locations)
+            if locations and locations[0] is not None:
+                _require_not_replaced(views, left, states.outputs, number)
             if self.observe is not None:
                 self.observe(raw)
             results = tuple(_flatten(raw))
@@ -122,6 +125,16 @@ def _make_wrapper(model, input_count, locations):
     wrapper = Bucket()
     wrapper.eval()
     return wrapper
+
+
+def _require_not_replaced(views, left, outputs, number):
+    """A model that puts another tensor in a state's place would lose it, unless that is an aliased output."""
+    for s, (view, tensor) in enumerate(zip(views, left)):
+        if tensor is not view and s not in outputs:
+            raise TraceError(
+                f"bucket {number} puts another tensor in the place of state {s}, which would be lost: write into"
+                " the state in place (copy_, index_copy_), or make the new one an aliased output"
+            )
 
 
 def _training_modes(model):
