@@ -182,6 +182,7 @@ TEST(Scheduler, runs_requests_of_a_session_in_order_one_at_a_time_whatever_their
   gated.gate.open();
   wait_for_answers(*client->lane, 6);
   EXPECT_THAT(gated.ran(), ElementsAre(0, 5, 1, 2, 3, 4));
+  ASSERT_TRUE(serving.wait_until_idle());
   EXPECT_EQ(gated.states[7][0], std::byte{5});
   EXPECT_EQ(gated.most_at_once, 2) << "two requests of one session ran at the same time";
 }
