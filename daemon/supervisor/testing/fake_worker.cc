@@ -47,6 +47,12 @@
 namespace bucketd::testing {
 namespace {
 
+// The way a worker without a handler dies, also where a sanitizer has put in its own.
+void die_by_fault() {
+  ::signal(SIGSEGV, SIG_DFL);
+  ::raise(SIGSEGV);
+}
+
 using flatbuffers::FlatBufferBuilder;
 
 [[noreturn]] void hang() {
@@ -270,7 +276,7 @@ class FakeWorker {
     model.description = describe(load.name()->str(), model.properties);
     const std::string& how = model.properties["load"];
     status().loading.store(load.model_id() + 1);
-    if (how == "die" || (how == "die_in_worker" && !is_probe_)) ::raise(SIGSEGV);
+    if (how == "die" || (how == "die_in_worker" && !is_probe_)) die_by_fault();
     if (how == "hang" || (how == "hang_in_worker" && !is_probe_)) hang();
     if (how == "garbage") return send_garbage();
     if (!is_probe_ && !model.properties["hold"].empty()) {
@@ -385,7 +391,7 @@ class FakeWorker {
   }
 
   void misbehave(std::uint8_t how, std::uint64_t channel_id) {
-    if (how == 1) ::raise(SIGSEGV);
+    if (how == 1) die_by_fault();
     if (how == 2) hang();
     if (how == 3) ::_exit(7);
     if (how == 4) send_garbage();
