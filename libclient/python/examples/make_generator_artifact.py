@@ -39,10 +39,16 @@ _MOST_PROMPTS_TRIED = 20
 _BETWEEN_PROMPTS = 251
 
 
-def clear_prompt(model, ids, tokens, count, start):
-    """(prompt [1, tokens], continuation [count], least margin): one that rounding cannot turn."""
+def clear_prompt(model, pieces, ids, tokens, count, start):
+    """(prompt [1, tokens], continuation [count], least margin): one that rounding cannot turn.
+
+    It is the beginning of the sentence that lies `start` pieces into the text, or of a later one.
+    """
+    full_stop = pieces.encode(".")[0]
     for attempt in range(_MOST_PROMPTS_TRIED):
         at = (start + attempt * _BETWEEN_PROMPTS) % (len(ids) - tokens)
+        while at > 0 and not (ids[at - 1] == full_stop and pieces.vocabulary[ids[at]].startswith(" ")):
+            at -= 1
         prompt = torch.tensor([ids[at : at + tokens]])
         expected, margin = generate(model, prompt, count)
         if margin >= _LEAST_MARGIN:
@@ -56,8 +62,8 @@ def write_prompts(folder, model, pieces, count, alignment):
     ids = pieces.encode(training_text())
     index, made = [], []
     for number, tokens in enumerate(PROMPT_TOKENS):
-        start = len(ids) * number // len(PROMPT_TOKENS)
-        prompt, expected, margin = clear_prompt(model, ids, tokens, count, start)
+        start = len(ids) * (2 * number + 1) // (2 * len(PROMPT_TOKENS))
+        prompt, expected, margin = clear_prompt(model, pieces, ids, tokens, count, start)
         entry = {
             "prompt": f"{number}_prompt.npy",
             "expected": f"{number}_expected.npy",
