@@ -66,6 +66,9 @@ Result<void> validate_buckets(const ModelDescription& model) {
         bucket.states.size() != model.states.size()) {
       return bad(model, where + " does not give one shape for each input, output and state");
     }
+    if (!bucket.state_views.empty() && bucket.state_views.size() != model.states.size()) {
+      return bad(model, where + " does not tell of each state how the bucket gets it");
+    }
     for (std::size_t i = 0; i < bucket.inputs.size(); ++i) {
       if (!bucket.inputs[i].byte_size(model.inputs[i].dtype)) {
         return bad(model, where + ", input " + std::to_string(i) + ": size overflows");

@@ -18,12 +18,13 @@ ModelDescription bert() {
   model.backend = "torchscript";
   model.inputs = {{"input_ids", DType::kInt64}, {"attention_mask", DType::kInt64}};
   model.outputs = {{"logits", DType::kFloat32}, {"hidden", DType::kFloat32}};
-  model.states = {{"cache", DType::kFloat16, Shape({1, 512}), 1}};
+  model.states = {{"cache", DType::kFloat16, Shape({1, 512}), 1, PadSide::kLeft}};
   model.aliases = {{0, 2}};
   for (const std::int64_t size : {128, 512}) {
     model.buckets.push_back({{Shape({1, size}), Shape({1, size})},
                              {Shape({1, 2}), Shape({1, size, 8})},
-                             {Shape({1, size})}});
+                             {Shape({1, size})},
+                             {{StateViewKind::kStrided, "a slice of the last dimension"}}});
   }
   model.crop = {{1, 1, 0, 1, PadSide::kRight, 1, 1}};
   model.kernel = KernelKind::kPad;
@@ -68,6 +69,7 @@ TEST(ModelDescriptionTest, every_contradiction_is_found) {
       [](ModelDescription& m) {
         m.states[0].shape = Shape({INT64_MAX, 2});
       },
+      [](ModelDescription& m) { m.buckets[0].state_views.resize(2); },
       [](ModelDescription& m) { m.states[0].sequence_dim = 2; },
       [](ModelDescription& m) { m.aliases[0].state = 1; },
       [](ModelDescription& m) { m.aliases[0].output = 1; },

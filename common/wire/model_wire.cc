@@ -77,6 +77,11 @@ PadSide side_of(bucketd::PadSide side) {
   return side == bucketd::PadSide::kLeft ? PadSide::kLeft : PadSide::kRight;
 }
 
+bucketd::StateViewKind kind_of(StateViewKind kind) {
+  return kind <= StateViewKind::MAX ? static_cast<bucketd::StateViewKind>(kind)
+                                    : bucketd::StateViewKind::kUnknown;
+}
+
 }  // namespace
 
 Offset<ModelDescription> to_wire(FlatBufferBuilder& builder,
@@ -86,14 +91,22 @@ Offset<ModelDescription> to_wire(FlatBufferBuilder& builder,
     states.push_back(
         CreateStateSpec(builder, builder.CreateString(state.name),
                         static_cast<std::uint8_t>(state.dtype), shape_to_wire(builder, state.shape),
-                        state.sequence_dim ? static_cast<std::int32_t>(*state.sequence_dim) : -1));
+                        state.sequence_dim ? static_cast<std::int32_t>(*state.sequence_dim) : -1,
+                        side_of(state.align)));
   }
   Offsets<BucketSpec> buckets;
   for (const bucketd::BucketSpec& bucket : model.buckets) {
     const auto inputs = shapes_to_wire(builder, bucket.inputs);
     const auto outputs = shapes_to_wire(builder, bucket.outputs);
     const auto bucket_states = shapes_to_wire(builder, bucket.states);
-    buckets.push_back(CreateBucketSpec(builder, inputs, outputs, bucket_states));
+    Offsets<StateView> views;
+    for (const bucketd::StateViewSpec& view : bucket.state_views) {
+      // Most reasons are the same: each is written once.
+      views.push_back(CreateStateView(builder, static_cast<StateViewKind>(view.kind),
+                                      builder.CreateSharedString(view.reason)));
+    }
+    buckets.push_back(
+        CreateBucketSpec(builder, inputs, outputs, bucket_states, builder.CreateVector(views)));
   }
   std::vector<AliasSpec> aliases;
   for (const bucketd::AliasSpec& alias : model.aliases) {
@@ -151,14 +164,17 @@ Result<bucketd::ModelDescription> from_wire(const ModelDescription& wire) {
     if (!good) return;
     std::optional<std::uint32_t> sequence_dim;
     if (state.sequence_dim() >= 0) sequence_dim = static_cast<std::uint32_t>(state.sequence_dim());
-    model.states.push_back(
-        {text(state.name()), static_cast<DType>(state.dtype()), shape.front(), sequence_dim});
+    model.states.push_back({text(state.name()), static_cast<DType>(state.dtype()), shape.front(),
+                            sequence_dim, side_of(state.align())});
   });
   if (!good) return malformed("the shape of a state");
   for_each(wire.buckets(), [&](const BucketSpec& bucket) {
     bucketd::BucketSpec& spec = model.buckets.emplace_back();
     good = good && read_shapes(bucket.inputs(), spec.inputs) &&
            read_shapes(bucket.outputs(), spec.outputs) && read_shapes(bucket.states(), spec.states);
+    for_each(bucket.state_views(), [&](const StateView& view) {
+      spec.state_views.push_back({kind_of(view.kind()), text(view.reason())});
+    });
   });
   if (!good) return malformed("a shape of a bucket");
   for_each(wire.aliases(), [&](const AliasSpec& alias) {

@@ -31,6 +31,10 @@ struct alignas(128) ExecutorStatus {
   std::atomic<std::uint64_t> started_ns;  // CLOCK_MONOTONIC
   std::atomic<std::uint64_t> completed;   // requests answered with OK, ever
   std::atomic<std::uint64_t> failed;      // requests answered otherwise, ever
+  // Ever: bytes of state copied since a bucket's slice is no view; bytes of functional updates
+  // written back into views.
+  std::atomic<std::uint64_t> state_bytes_copied;
+  std::atomic<std::uint64_t> state_bytes_written_back;
 };
 
 struct WorkerStatus {

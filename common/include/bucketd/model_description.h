@@ -31,7 +31,24 @@ struct StateSpec {
   DType dtype = DType::kFloat32;
   Shape shape;
   std::optional<std::uint32_t> sequence_dim;  // where the author named it
+  // Where along it the positions in use lie: kRight from the start (the rest is at the right),
+  // kLeft at the end.
+  PadSide align = PadSide::kRight;
   friend bool operator==(const StateSpec&, const StateSpec&) = default;
+};
+
+// How a bucket gets a state out of the session's memory: as a view of it, or as a copy that is made
+// for every request; and why. Found by the backend when it loads the model, not the artifact's.
+enum class StateViewKind : std::uint8_t {
+  kUnknown = 0,
+  kContiguous = 1,
+  kStrided = 2,
+  kCopy = 3,
+};
+struct StateViewSpec {
+  StateViewKind kind = StateViewKind::kUnknown;
+  std::string reason;
+  friend bool operator==(const StateViewSpec&, const StateViewSpec&) = default;
 };
 
 // One static input signature and what it gives. Vectors run parallel to the model's inputs,
@@ -40,6 +57,7 @@ struct BucketSpec {
   std::vector<Shape> inputs;
   std::vector<Shape> outputs;
   std::vector<Shape> states;
+  std::vector<StateViewSpec> state_views = {};  // empty until a backend has loaded it
   friend bool operator==(const BucketSpec&, const BucketSpec&) = default;
 };
 
