@@ -296,8 +296,10 @@ TEST_F(SupervisorCrashTest, a_model_that_kills_the_worker_while_loading_is_quara
 
 TEST_F(SupervisorCrashTest, a_model_that_was_next_when_the_worker_was_killed_is_innocent) {
   const std::string marker = (daemon_.folder() / "died").string();
+  // Whichever is loaded first (they are tried out side by side) dies when the other one's turn
+  // comes.
   daemon_.write_artifact("first.pt", "name: first\ndie_after_load: " + marker);
-  daemon_.write_artifact("second.pt", "name: second");
+  daemon_.write_artifact("second.pt", "name: second\ndie_after_load: " + marker);
   daemon_.start(
       "models: [{path: first.pt, name: first}, {path: second.pt, name: second}]\n"
       "crash: {restart_delay_ms: 1}");
