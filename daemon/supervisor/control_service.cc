@@ -179,8 +179,7 @@ Status ControlService::refusal(const Pending& pending, const ControlConnection& 
     if (registry_.has_unnamed_candidate() && !out_of_time) return Status();
     return registry_.not_found(pending.model);
   }
-  if (const Status refused =
-          crash_accounts_.check(connection.peer().uid, pending.model, Clock::now());
+  if (Status refused = crash_accounts_.check(connection.peer().uid, pending.model, Clock::now());
       !refused.ok()) {
     return refused;
   }
