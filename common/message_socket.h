@@ -16,6 +16,8 @@ namespace bucketd {
 
 // Largest packet. Linux limits one to the socket's send buffer, 212,992 bytes by default.
 inline constexpr std::size_t kMaxPacketBytes = 160 * 1024;
+// Most bytes of a state in one answer to ReadState (wire/control.fbs).
+inline constexpr std::size_t kMaxStateReadBytes = 128 * 1024;
 // Most descriptors in a packet.
 inline constexpr std::size_t kMaxPacketFds = 8;
 
