@@ -38,6 +38,21 @@ class PreparedInputs {
   virtual std::size_t bucket() const = 0;
 };
 
+// The states of one session as the buckets of its model take them: views of its memory, made when
+// a bucket first needs them and kept. Made by BucketModel::bind_states.
+//
+// Thread safety: one request or operation of a session runs at a time; so one thread at a time.
+class BoundStates {
+ public:
+  virtual ~BoundStates() = default;
+};
+
+// What execute() moved of states: nothing, where slices are views and buckets write in place.
+struct StateTraffic {
+  std::uint64_t bytes_copied = 0;        // into buckets, because a slice is no view
+  std::uint64_t bytes_written_back = 0;  // of aliased outputs, into the views
+};
+
 // A loaded bucket model on one worker.
 //
 // Thread safety: run_kernel, wrap and execute may be called from all executor threads at once, but
@@ -47,7 +62,7 @@ class BucketModel {
  public:
   virtual ~BucketModel() = default;
 
-  // Validated. Constant over the model's life.
+  // Validated, with state_views of every bucket. Constant over the model's life.
   virtual const ModelDescription& description() const = 0;
 
   // Runs the bucket kernel as the author wrote it, on inputs as the caller has them (checked by
@@ -62,15 +77,18 @@ class BucketModel {
   virtual Result<std::unique_ptr<PreparedInputs>> wrap(std::size_t executor, std::size_t bucket,
                                                        std::span<const ConstTensorView> inputs) = 0;
 
-  // Runs the bucket. `states`: the session's full buffers, in the order of description().states,
-  // sliced here by the model's preprocessor and updated in place. `outputs`: destinations of the
-  // bucket's output shapes, in the order of description().outputs.
+  // `states`: the session's full buffers, in the order of description().states; they outlive the
+  // result. From any thread.
+  virtual Result<std::unique_ptr<BoundStates>> bind_states(std::span<const TensorView> states) = 0;
+
+  // Runs the bucket. `states`: of this model, sliced for the bucket by the model's preprocessor and
+  // updated in place; null if the model has none. `outputs`: destinations of the bucket's output
+  // shapes, in the order of description().outputs. `traffic` is added to.
   // Errors: INTERNAL when the bucket raises or gives something else than described. States that
   // aliased outputs update are then as before; those that the bucket writes in place may be half
   // written.
-  virtual Status execute(std::size_t executor, PreparedInputs& inputs,
-                         std::span<const TensorView> states,
-                         std::span<const TensorView> outputs) = 0;
+  virtual Status execute(std::size_t executor, PreparedInputs& inputs, BoundStates* states,
+                         std::span<const TensorView> outputs, StateTraffic& traffic) = 0;
 
   // Writes the artifact's initial values into `states` (full buffers).
   virtual Status initialise_states(std::span<const TensorView> states) = 0;

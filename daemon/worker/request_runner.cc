@@ -99,12 +99,11 @@ Result<std::uint64_t> RequestRunner::execute(const Job& job, CompletionEntry& co
   }
   status_.set_bucket(executor_, static_cast<std::uint32_t>(bucket));
   const std::uint64_t output_bytes = place_outputs(model, bucket, output);
-  std::span<const TensorView> states;
-  if (job.session != nullptr) states = job.session->states;
-  if (Status status = lane.model().model->execute(executor_, **prepared, states, outputs_);
-      !status.ok()) {
-    return error(std::move(status));
-  }
+  BoundStates* states = job.session != nullptr ? job.session->bound.get() : nullptr;
+  StateTraffic traffic;
+  Status status = lane.model().model->execute(executor_, **prepared, states, outputs_, traffic);
+  status_.count_traffic(executor_, traffic);
+  if (!status.ok()) return error(std::move(status));
   // A plan that the cache had no room for has no id that would mean anything later.
   if (plan != nullptr && plan->id == 0) plan = nullptr;
   describe_outputs(model, bucket, is_raw(job.entry) ? plan : nullptr, output_bytes, output);

@@ -303,9 +303,7 @@ TEST(RequestRunner, gives_a_session_its_state_and_refuses_requests_without_one) 
   const auto model = serving.add_model(model_with_state());
   const auto client = serving.connect(model);
   auto memory = std::make_shared<std::vector<std::byte>>(16);
-  ASSERT_TRUE(serving.scheduler().add_session(std::make_shared<Session>(
-      GoneNotice(), client->channel_id, 5, model, nullptr,
-      std::vector<TensorView>{{DType::kUint8, Shape{16}, memory->data()}})));
+  serving.add_session(model, client->channel_id, 5, {{DType::kUint8, Shape{16}, memory->data()}});
   const auto input = tensor<std::int64_t>({1, 1}, {1});
 
   client->lane->submit(0, 1, input);
@@ -327,6 +325,8 @@ TEST(RequestRunner, gives_a_session_its_state_and_refuses_requests_without_one) 
   }
   ASSERT_TRUE(serving.wait_until_idle());
   EXPECT_EQ(memory->at(0), std::byte{3});
+  EXPECT_EQ(serving.status().executors[0].state_bytes_written_back.load(), 3u);
+  EXPECT_EQ(serving.status().executors[0].state_bytes_copied.load(), 0u);
 
   // Another connection does not get at it.
   const auto other = serving.connect(model);
@@ -347,9 +347,8 @@ TEST(RequestRunner, refuses_a_session_of_another_model) {
        {std::pair(other, "session 5 is one of model 'kv'"), {plain, "holds no state"}}) {
     const auto client = serving.connect(model);
     std::vector<std::byte> memory(16);
-    ASSERT_TRUE(serving.scheduler().add_session(std::make_shared<Session>(
-        GoneNotice(), client->channel_id, 5, stateful, nullptr,
-        std::vector<TensorView>{{DType::kUint8, Shape{16}, memory.data()}})));
+    serving.add_session(stateful, client->channel_id, 5,
+                        {{DType::kUint8, Shape{16}, memory.data()}});
     client->lane->submit(0, 1, input, entry);
     const TestAnswer answer = *client->lane->wait();
     EXPECT_EQ(answer.status(), StatusCode::kInvalidArgument);

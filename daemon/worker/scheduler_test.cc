@@ -80,10 +80,8 @@ GoneNotice::Flag add_session(Serving& serving, const Serving::Client& client, Ga
   std::vector<std::byte>& memory = gated.states[handle];
   memory.resize(16);
   auto flag = std::make_shared<std::atomic<bool>>(false);
-  const bool added = serving.scheduler().add_session(std::make_shared<Session>(
-      GoneNotice(flag, nullptr), client.channel_id, handle, gated.model, nullptr,
-      std::vector<TensorView>{{DType::kUint8, Shape{16}, memory.data()}}));
-  EXPECT_TRUE(added);
+  serving.add_session(gated.model, client.channel_id, handle,
+                      {{DType::kUint8, Shape{16}, memory.data()}}, GoneNotice(flag, nullptr));
   return flag;
 }
 

@@ -1,7 +1,7 @@
 // StatusPage: our side of daemon/link/worker_status.h: what each executor does, for the supervisor
 // to read after our death.
 //
-// Thread safety: begin, set_bucket, count and end by the executor itself; set_loading by the
+// Thread safety: begin, set_bucket, the counts and end by the executor itself; set_loading by the
 // thread that loads.
 #pragma once
 
@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "common/memfd.h"
+#include "daemon/backends/backend.h"
 #include "daemon/link/worker_status.h"
 
 namespace bucketd {
@@ -58,6 +59,17 @@ class StatusPage {
   void count(std::size_t executor, bool ok) const {
     ExecutorStatus& status = page().executors[executor];
     (ok ? status.completed : status.failed).fetch_add(1, std::memory_order_relaxed);
+  }
+
+  void count_traffic(std::size_t executor, const StateTraffic& traffic) const {
+    ExecutorStatus& status = page().executors[executor];
+    if (traffic.bytes_copied > 0) {
+      status.state_bytes_copied.fetch_add(traffic.bytes_copied, std::memory_order_relaxed);
+    }
+    if (traffic.bytes_written_back > 0) {
+      status.state_bytes_written_back.fetch_add(traffic.bytes_written_back,
+                                                std::memory_order_relaxed);
+    }
   }
 
   void end(std::size_t executor) const {

@@ -66,10 +66,10 @@ class UncountedModel : public testing::FakeModel {
     const Uncounted uncounted;
     return FakeModel::wrap(executor, bucket, inputs);
   }
-  Status execute(std::size_t executor, PreparedInputs& inputs, std::span<const TensorView> states,
-                 std::span<const TensorView> outputs) override {
+  Status execute(std::size_t executor, PreparedInputs& inputs, BoundStates* states,
+                 std::span<const TensorView> outputs, StateTraffic& traffic) override {
     const Uncounted uncounted;
-    return FakeModel::execute(executor, inputs, states, outputs);
+    return FakeModel::execute(executor, inputs, states, outputs, traffic);
   }
 
  private:

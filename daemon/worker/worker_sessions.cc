@@ -64,8 +64,11 @@ Result<std::shared_ptr<Session>> Worker::make_session(const link::BindSession& m
       return error(std::move(status));
     }
   }
+  Result<std::unique_ptr<BoundStates>> bound = model->second->model->bind_states(states);
+  if (!bound) return error(std::move(bound.error()));
   return std::make_shared<Session>(gone_notice(), message.connection_id(), message.session_handle(),
-                                   model->second, arena->second, std::move(states));
+                                   model->second, arena->second, std::move(states),
+                                   std::move(*bound));
 }
 
 void Worker::bind_session(std::uint64_t request_id, const link::BindSession& message) {

@@ -94,12 +94,35 @@ bool has_tensor_input(const Node* node) {
   return false;
 }
 
+bool gives_tensors(const Node* node) {
+  for (const Value* output : node->outputs()) {
+    if (output->type()->isSubtypeOf(*c10::TensorType::get()) ||
+        output->type()->isSubtypeOf(*c10::ListType::ofTensors())) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// Whether `value` is the graph's input `index` or a view of it.
+bool is_index(const Value* value, const Value* index) {
+  while (value != index && value->node()->inputs().size() > 0 &&
+         looks_at_shape_only(value->node()->kind().toQualString())) {
+    value = value->node()->input(0);
+  }
+  return value == index;
+}
+
+bool reads_value(std::string_view kind) {
+  return kind == "aten::Int" || kind == "aten::IntImplicit" || kind == "aten::item";
+}
+
 // `index`: the graph's input that holds the bucket index, whose value may be read.
 bool is_static_node(const Node* node, const Value* index) {
   const std::string_view kind = node->kind().toQualString();
-  if (kind == "aten::Int" || kind == "aten::IntImplicit" || kind == "aten::item") {
+  if (reads_value(kind)) {
     const Value* input = node->input(0);
-    return input == index || !input->type()->isSubtypeOf(*c10::TensorType::get());
+    return is_index(input, index) || !input->type()->isSubtypeOf(*c10::TensorType::get());
   }
   if (looks_at_shape_only(kind) || handles_lists(kind)) return true;
   if (!is_plain(kind)) return false;
@@ -119,10 +142,25 @@ std::vector<bool> written_arguments(const torch::jit::Function& function) {
   return written;
 }
 
-bool is_static_preprocessor(const torch::jit::Function& function) {
+PreprocessorAnalysis analyse_preprocessor(const torch::jit::Function& function) {
   const std::shared_ptr<Graph> graph = inlined_graph(function);
   const Value* index = graph->inputs().back();
-  return all_nodes(graph->block(), [&](const Node* node) { return is_static_node(node, index); });
+  PreprocessorAnalysis analysis;
+  all_nodes(graph->block(), [&](const Node* node) {
+    if (is_static_node(node, index)) return true;
+    const std::string kind = node->kind().toQualString();
+    const bool gives = gives_tensors(node);
+    if (analysis.reason.empty()) {
+      analysis.reason =
+          gives ? "it does more than slice (" + kind + ")" : "it reads values (" + kind + ")";
+    }
+    if (gives && has_tensor_input(node) && analysis.copying_operator.empty()) {
+      analysis.copying_operator = kind;
+    }
+    return true;
+  });
+  analysis.is_static = analysis.reason.empty();
+  return analysis;
 }
 
 std::vector<at::Tensor> graph_constants(const torch::jit::Module& module) {

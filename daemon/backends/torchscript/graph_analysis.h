@@ -5,6 +5,7 @@
 
 #include "daemon/backends/torchscript/libtorch.h"
 // The precompiled header comes first.
+#include <string>
 #include <vector>
 
 namespace bucketd::torchscript {
@@ -13,9 +14,17 @@ namespace bucketd::torchscript {
 // doubt.
 std::vector<bool> written_arguments(const torch::jit::Function& function);
 
-// Whether what a state preprocessor gives depends on the shapes of its arguments and the bucket
-// index only, and is made of views. False when in doubt.
-bool is_static_preprocessor(const torch::jit::Function& function);
+struct PreprocessorAnalysis {
+  // What it gives depends on the shapes of its arguments and the bucket index only, and is made of
+  // views. False when in doubt.
+  bool is_static = false;
+  // Why not: "it reads values (aten::Int)".
+  std::string reason;
+  // The first operator that makes a tensor of another and is not known to give views: where copies
+  // come from. May be empty.
+  std::string copying_operator;
+};
+PreprocessorAnalysis analyse_preprocessor(const torch::jit::Function& function);
 
 // Every tensor constant in the graphs of `module` and its submodules.
 std::vector<at::Tensor> graph_constants(const torch::jit::Module& module);

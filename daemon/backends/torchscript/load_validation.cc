@@ -230,12 +230,14 @@ Status warm_up_bucket(const LoadedModule& module, const StateViews& state_views,
     states.push_back({model.states[s].dtype, model.states[s].shape,
                       static_cast<std::byte*>(scratch.back().data_ptr())});
   }
-  const auto views = state_views.slice(bucket, states);
+  SessionViews session(states, model.buckets.size());
+  StateTraffic traffic;
+  const auto views = state_views.slice(bucket, session, traffic);
   if (!views) return views.error();
   const auto outputs =
-      module.run_bucket(bucket, filled(model, model.buckets[bucket].inputs, fill), *views);
+      module.run_bucket(bucket, filled(model, model.buckets[bucket].inputs, fill), **views);
   if (!outputs) return outputs.error();
-  return state_views.write_back(bucket, *outputs, *views);
+  return state_views.write_back(bucket, *outputs, **views, traffic);
 }
 
 }  // namespace

@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "daemon/backends/torchscript/file_reading.h"
-#include "daemon/backends/torchscript/graph_analysis.h"
 #include "daemon/backends/torchscript/libtorch_errors.h"
 #include "daemon/backends/torchscript/storages.h"
 #include "daemon/backends/torchscript/tensors.h"
@@ -208,7 +207,7 @@ Status LoadedModule::find_preprocessor() {
     return unfit("'state_preprocessor' does not take List[List[List[int]]], List[Tensor], Tensor")
         .value();
   }
-  preprocessor_is_static_ = is_static_preprocessor(*preprocessor_);
+  preprocessor_analysis_ = analyse_preprocessor(*preprocessor_);
   c10::List<c10::List<c10::List<std::int64_t>>> buckets;
   for (const BucketSpec& bucket : description_.buckets) {
     c10::List<c10::List<std::int64_t>> states;

@@ -16,6 +16,7 @@
 #include "bucketd/model_description.h"
 #include "bucketd/status.h"
 #include "daemon/backends/torchscript/artifact.h"
+#include "daemon/backends/torchscript/graph_analysis.h"
 
 namespace bucketd::torchscript {
 
@@ -57,9 +58,8 @@ class LoadedModule {
     return buckets_[bucket].writes[description_.inputs.size() + state];
   }
 
-  // Whether what the preprocessor gives is settled by the bucket and the states' shapes, and does
-  // not depend on the states' values. Conservative.
-  bool preprocessor_is_static() const { return preprocessor_is_static_; }
+  // Of `state_preprocessor`; static if there is none.
+  const PreprocessorAnalysis& preprocessor() const { return preprocessor_analysis_; }
 
   // Contiguous, of the described shape.
   const at::Tensor& initial_state(std::size_t state) const { return initial_states_[state]; }
@@ -93,7 +93,8 @@ class LoadedModule {
   torch::jit::Function* kernel_ = nullptr;
   torch::jit::Function* preprocessor_ = nullptr;
   c10::IValue shapes_collection_;
-  bool preprocessor_is_static_ = false;
+  PreprocessorAnalysis preprocessor_analysis_{
+      .is_static = true, .reason = {}, .copying_operator = {}};
   std::vector<at::Tensor> initial_states_;
   std::uint64_t resident_bytes_ = 0;
 };

@@ -77,9 +77,12 @@ void bucket(benchmark::State& state, const std::string& name, std::size_t number
   std::vector<Shape> state_shapes;
   for (const StateSpec& each : description.states) state_shapes.push_back(each.shape);
   const Tensors states(description.states, state_shapes);
+  std::unique_ptr<BoundStates> bound;
+  if (!description.states.empty()) bound = std::move(*model->bind_states(states.views()));
+  StateTraffic traffic;
   for (auto _ : state) {
     auto prepared = model->wrap(0, number, inputs.const_views());
-    const Status status = model->execute(0, **prepared, states.views(), outputs.views());
+    const Status status = model->execute(0, **prepared, bound.get(), outputs.views(), traffic);
     if (!status.ok()) return state.SkipWithError(status.message().c_str());
   }
 }

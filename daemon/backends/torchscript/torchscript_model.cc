@@ -25,7 +25,20 @@ class TorchScriptInputs final : public PreparedInputs {
   const std::vector<at::Tensor> tensors_;
 };
 
+ModelDescription with_state_views(const LoadedModule& module, const StateViews& views) {
+  ModelDescription description = module.description();
+  for (std::size_t b = 0; b < views.specs().size(); ++b) {
+    description.buckets[b].state_views = views.specs()[b];
+  }
+  return description;
+}
+
 }  // namespace
+
+TorchScriptModel::TorchScriptModel(std::unique_ptr<LoadedModule> module, StateViews state_views)
+    : module_(std::move(module)),
+      state_views_(std::move(state_views)),
+      description_(with_state_views(*module_, state_views_)) {}
 
 Result<std::unique_ptr<BucketModel>> TorchScriptModel::load(int fd, const std::string& name,
                                                             std::uint64_t limit_bytes) {
@@ -88,17 +101,33 @@ Result<std::unique_ptr<PreparedInputs>> TorchScriptModel::wrap(
   }
 }
 
-Status TorchScriptModel::execute(std::size_t /*executor*/, PreparedInputs& inputs,
-                                 std::span<const TensorView> states,
-                                 std::span<const TensorView> outputs) {
+Result<std::unique_ptr<BoundStates>> TorchScriptModel::bind_states(
+    std::span<const TensorView> states) {
   assert(states.size() == description().states.size());
+  return std::make_unique<SessionViews>(states, description().buckets.size());
+}
+
+Status TorchScriptModel::execute(std::size_t /*executor*/, PreparedInputs& inputs,
+                                 BoundStates* states, std::span<const TensorView> outputs,
+                                 StateTraffic& traffic) {
+  assert((states == nullptr) == description().states.empty());
   assert(outputs.size() == description().outputs.size());
   const c10::InferenceMode inference;
   const auto& prepared = static_cast<const TorchScriptInputs&>(inputs);
   const std::size_t bucket = prepared.bucket();
-  const auto views = state_views_.slice(bucket, states);
+  if (states == nullptr) return run(bucket, prepared.tensors(), {}, outputs, traffic);
+  auto& session = static_cast<SessionViews&>(*states);
+  const auto views = state_views_.slice(bucket, session, traffic);
   if (!views) return views.error();
-  const auto results = module_->run_bucket(bucket, prepared.tensors(), *views);
+  const Status status = run(bucket, prepared.tensors(), **views, outputs, traffic);
+  state_views_.release(bucket, session);
+  return status;
+}
+
+Status TorchScriptModel::run(std::size_t bucket, const std::vector<at::Tensor>& inputs,
+                             const std::vector<at::Tensor>& views,
+                             std::span<const TensorView> outputs, StateTraffic& traffic) const {
+  const auto results = module_->run_bucket(bucket, inputs, views);
   if (!results) return results.error();
   try {
     // Before the write-back: an output may be a view of a state that it changes.
@@ -108,7 +137,7 @@ Status TorchScriptModel::execute(std::size_t /*executor*/, PreparedInputs& input
                                     std::to_string(bucket) + ": its outputs cannot be copied",
                                 StatusCode::kInternal);
   }
-  return state_views_.write_back(bucket, *results, *views);
+  return state_views_.write_back(bucket, *results, views, traffic);
 }
 
 Status TorchScriptModel::initialise_states(std::span<const TensorView> states) {

@@ -4,6 +4,7 @@
 #include "daemon/backends/torchscript/libtorch.h"
 // The precompiled header comes first.
 #include <memory>
+#include <vector>
 
 #include "daemon/backends/backend.h"
 #include "daemon/backends/torchscript/loaded_module.h"
@@ -17,23 +18,28 @@ class TorchScriptModel final : public BucketModel {
   static Result<std::unique_ptr<BucketModel>> load(int fd, const std::string& name,
                                                    std::uint64_t limit_bytes);
 
-  const ModelDescription& description() const override { return module_->description(); }
+  const ModelDescription& description() const override { return description_; }
   Result<std::unique_ptr<PreparedInputs>> run_kernel(
       std::size_t executor, std::span<const ConstTensorView> inputs) override;
   Result<std::unique_ptr<PreparedInputs>> wrap(std::size_t executor, std::size_t bucket,
                                                std::span<const ConstTensorView> inputs) override;
-  Status execute(std::size_t executor, PreparedInputs& inputs, std::span<const TensorView> states,
-                 std::span<const TensorView> outputs) override;
+  Result<std::unique_ptr<BoundStates>> bind_states(std::span<const TensorView> states) override;
+  Status execute(std::size_t executor, PreparedInputs& inputs, BoundStates* states,
+                 std::span<const TensorView> outputs, StateTraffic& traffic) override;
   Status initialise_states(std::span<const TensorView> states) override;
   std::uint64_t resident_bytes() const override { return module_->resident_bytes(); }
 
  private:
-  TorchScriptModel(std::unique_ptr<LoadedModule> module, StateViews state_views)
-      : module_(std::move(module)), state_views_(std::move(state_views)) {}
+  TorchScriptModel(std::unique_ptr<LoadedModule> module, StateViews state_views);
+
+  Status run(std::size_t bucket, const std::vector<at::Tensor>& inputs,
+             const std::vector<at::Tensor>& views, std::span<const TensorView> outputs,
+             StateTraffic& traffic) const;
 
   // Constant.
   const std::unique_ptr<LoadedModule> module_;
   const StateViews state_views_;
+  const ModelDescription description_;  // the module's, with state_views
 };
 
 }  // namespace bucketd::torchscript

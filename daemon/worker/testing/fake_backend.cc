@@ -23,6 +23,11 @@ class FakeInputs : public PreparedInputs {
   std::vector<ConstTensorView> views_;
 };
 
+struct FakeStates final : BoundStates {
+  explicit FakeStates(std::span<const TensorView> full) : views(full.begin(), full.end()) {}
+  const std::vector<TensorView> views;
+};
+
 }  // namespace
 
 Result<std::unique_ptr<PreparedInputs>> FakeModel::run_kernel(
@@ -59,8 +64,14 @@ Result<std::unique_ptr<PreparedInputs>> FakeModel::wrap(std::size_t /*executor*/
                                       std::vector<ConstTensorView>(inputs.begin(), inputs.end()));
 }
 
-Status FakeModel::execute(std::size_t executor, PreparedInputs& inputs,
-                          std::span<const TensorView> states, std::span<const TensorView> outputs) {
+Result<std::unique_ptr<BoundStates>> FakeModel::bind_states(std::span<const TensorView> states) {
+  return std::make_unique<FakeStates>(states);
+}
+
+Status FakeModel::execute(std::size_t executor, PreparedInputs& inputs, BoundStates* bound,
+                          std::span<const TensorView> outputs, StateTraffic& traffic) {
+  std::span<const TensorView> states;
+  if (bound != nullptr) states = dynamic_cast<FakeStates&>(*bound).views;
   const auto views = dynamic_cast<FakeInputs&>(inputs).views();
   if (hook_ != nullptr) {
     if (Status status = hook_({executor, inputs.bucket(), views, states, outputs}); !status.ok()) {
@@ -74,6 +85,7 @@ Status FakeModel::execute(std::size_t executor, PreparedInputs& inputs,
   }
   for (const TensorView& state : states) {
     state.data[0] = static_cast<std::byte>(std::to_integer<int>(state.data[0]) + 1);
+    ++traffic.bytes_written_back;
   }
   return Status();
 }

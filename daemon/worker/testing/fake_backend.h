@@ -1,7 +1,8 @@
 // FakeBackend: a backend whose models do what a test tells them.
 //
 // By default a model's bucket copies input i to output i, as many bytes as both have, and adds one
-// to the first byte of each state. A hook sees every execution on the executor's thread.
+// to the first byte of each state, which counts as one byte written back. A hook sees every
+// execution on the executor's thread.
 //
 // Thread safety: as the Backend interface asks; hooks are set before requests come.
 #pragma once
@@ -41,8 +42,9 @@ class FakeModel : public BucketModel {
       std::size_t executor, std::span<const ConstTensorView> inputs) override;
   Result<std::unique_ptr<PreparedInputs>> wrap(std::size_t executor, std::size_t bucket,
                                                std::span<const ConstTensorView> inputs) override;
-  Status execute(std::size_t executor, PreparedInputs& inputs, std::span<const TensorView> states,
-                 std::span<const TensorView> outputs) override;
+  Result<std::unique_ptr<BoundStates>> bind_states(std::span<const TensorView> states) override;
+  Status execute(std::size_t executor, PreparedInputs& inputs, BoundStates* states,
+                 std::span<const TensorView> outputs, StateTraffic& traffic) override;
   Status initialise_states(std::span<const TensorView> states) override;
   std::uint64_t resident_bytes() const override { return 4096; }
 

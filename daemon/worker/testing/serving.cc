@@ -100,6 +100,14 @@ std::unique_ptr<Serving::Client> Serving::connect(const std::shared_ptr<LoadedMo
   return client;
 }
 
+void Serving::add_session(const std::shared_ptr<LoadedModel>& model, std::uint64_t connection_id,
+                          std::uint64_t handle, std::vector<TensorView> states, GoneNotice gone) {
+  std::unique_ptr<BoundStates> bound = must(model->model->bind_states(states));
+  const bool added = scheduler_->add_session(std::make_shared<Session>(
+      std::move(gone), connection_id, handle, model, nullptr, std::move(states), std::move(bound)));
+  if (!added) std::abort();
+}
+
 std::vector<std::pair<std::uint64_t, std::string>> Serving::violations() const {
   const std::lock_guard lock(mutex_);
   return violations_;

@@ -63,6 +63,11 @@ class Serving {
                                   std::uint32_t slots = 4, std::uint64_t slot_bytes = 8192,
                                   std::uint64_t connection_id = 0);
 
+  // Binds a session whose states lie in `states`, which outlive the serving. Fails the process if
+  // the connection has one of this handle.
+  void add_session(const std::shared_ptr<LoadedModel>& model, std::uint64_t connection_id,
+                   std::uint64_t handle, std::vector<TensorView> states, GoneNotice gone = {});
+
   // Violations reported so far: channel id and reason.
   std::vector<std::pair<std::uint64_t, std::string>> violations() const;
   bool wait_for_violation();

@@ -103,12 +103,19 @@ class LoadedModel {
     }
     const Status status = model_->initialise_states(views_of(states_));
     EXPECT_TRUE(status.ok()) << status.to_string();
+    if (states_.empty()) return;
+    auto bound = model_->bind_states(views_of(states_));
+    EXPECT_TRUE(bound.has_value()) << bound.error().to_string();
+    if (bound) bound_ = std::move(*bound);
   }
 
   BucketModel& operator*() { return *model_; }
   BucketModel* operator->() { return model_.get(); }
   explicit operator bool() const { return model_ != nullptr; }
   Tensor& state(std::size_t s) { return states_[s]; }
+  const BoundStates& bound_states() const { return *bound_; }
+  // Of all requests so far.
+  const StateTraffic& traffic() const { return traffic_; }
 
   // Kernel, then bucket. The bucket that ran and its outputs, padded.
   struct Reply {
@@ -133,7 +140,8 @@ class LoadedModel {
       reply.outputs.emplace_back(description.outputs[o].dtype,
                                  description.buckets[reply.bucket].outputs[o]);
     }
-    const Status status = model_->execute(0, prepared, views_of(states_), views_of(reply.outputs));
+    const Status status =
+        model_->execute(0, prepared, bound_.get(), views_of(reply.outputs), traffic_);
     if (!status.ok()) return error(status);
     return reply;
   }
@@ -152,6 +160,8 @@ class LoadedModel {
 
   std::unique_ptr<BucketModel> model_;
   std::vector<Tensor> states_;
+  std::unique_ptr<BoundStates> bound_;  // null without states
+  StateTraffic traffic_;
 };
 
 }  // namespace bucketd::torchscript::testing

@@ -53,6 +53,20 @@ def slice_where_state_says(
 
 
 @torch.jit.script
+def every_fourth(
+    shapes_collection: List[List[List[int]]], states: List[torch.Tensor], bucket_idx: torch.Tensor
+) -> List[torch.Tensor]:
+    return [states[0].index_select(0, torch.arange(0, 16, 4)), states[1]]
+
+
+@torch.jit.script
+def add_transposed(x: torch.Tensor, state: torch.Tensor):
+    state.t_()
+    state.add_(x)
+    return state.clone()
+
+
+@torch.jit.script
 def copy_of_state(
     shapes_collection: List[List[List[int]]], states: List[torch.Tensor], bucket_idx: torch.Tensor
 ) -> List[torch.Tensor]:
@@ -105,6 +119,11 @@ class Adds(torch.nn.Module):
         return x + self.eight
 
 
+def grow(x, cache):
+    cache.add_(x)
+    return cache * 2
+
+
 def with_states(x, first, second):
     """Gives both states as they were; state 0 is replaced by output 2, state 1 changed in place."""
     before = first.clone(), second.clone()
@@ -123,6 +142,17 @@ def make_stateful(folder):
     trace(folder, "guide_states", with_states, [torch.ones(1, n) for n in (128, 512)], {0: 2},
           shared_state_buffer=two, shared_state_buffer_preprocessor=get_state_preprocessor,
           state_shapes=[[[1, 128]] * 2, [[1, 512]] * 2])
+    # Written in place, four rows of which each bucket takes the tail.
+    trace(folder, "grows_in_place", grow, [torch.ones(4, n) for n in (128, 512)],
+          shared_state_buffer=[torch.zeros(4, 512)], shared_state_buffer_preprocessor=get_state_preprocessor,
+          state_shapes=[[[4, 128]], [[4, 512]]])
+    # A read-only state of which every request gets a copy, and one that is replaced.
+    trace(folder, "copies_one", lambda x, a, b: (x + a, b + x), [torch.ones(4)], {1: 1}, kernel=PadKernel(dims=[]),
+          shared_state_buffer=[torch.arange(16.0), torch.zeros(4)],
+          shared_state_buffer_preprocessor=lambda: every_fourth, state_shapes=[[[4], [4]]])
+    # A bucket that changes the sizes of the view which it was given.
+    trace(folder, "reshapes_its_state", Function(add_transposed), [torch.ones(2, 4)], kernel=PadKernel(dims=[]),
+          output_names=["y"], shared_state_buffer=[torch.zeros(4, 2)])
     # Each state becomes the other: what is written back must not be read after the first is written.
     trace(folder, "swap_states", lambda x, a, b: (x + 1, b, a), [torch.ones(1, 4)], {0: 1, 1: 2},
           shared_state_buffer=[torch.full((1, 4), 1.0), torch.full((1, 4), 2.0)])
