@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "libclient/testing/echo_client.h"
+#include "libclient/testing/session_client.h"
 
 namespace {
 
@@ -52,6 +52,29 @@ TEST_P(AllocationTest, repeated_requests_allocate_nothing) {
   const std::size_t before = allocations;
   for (int i = 0; i < 100; ++i) EXPECT_EQ(call(), 5);
   EXPECT_EQ(allocations, before);
+}
+
+TEST_P(AllocationTest, repeated_requests_of_a_session_allocate_nothing_and_ask_nothing) {
+  daemon.add_model(stateful_model());
+  Client client = connect();
+  Model model = get(client.open("stateful"));
+  Session session = get(model.open_session());
+  const std::vector<std::int64_t> ids = ids_from(1, 5);
+  const std::vector<float> scores = scores_from(1, 5);
+  const auto call = [&] {
+    Result<Request> request = session.new_request({{1, 5}, {1, 5}});
+    request->input<std::int64_t>(0).copy_from(ids);
+    request->input<float>(1).copy_from(scores);
+    const Result<Reply> reply = std::move(*request).run();
+    return reply->output<std::int64_t>(0)(0, 4);
+  };
+  EXPECT_EQ(call(), 5);
+  EXPECT_EQ(call(), 5);
+  const std::size_t asked = daemon.session_messages().size();
+  const std::size_t before = allocations;
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(call(), 5);
+  EXPECT_EQ(allocations, before);
+  EXPECT_EQ(daemon.session_messages().size(), asked);
 }
 
 }  // namespace

@@ -77,6 +77,7 @@ Status Channel::submit(InFlight& request) {
     if (request.lane->closed) return request.lane->closed_status;
     if (is_gone) return request.lane->gone();
     ++request.use;
+    request.order = ++request.lane->submissions;
     request.state.store(SlotState::kSubmitted, std::memory_order_relaxed);
     push_locked(request);
   }
@@ -90,6 +91,23 @@ bool Channel::wait(InFlight& request, Deadline deadline) {
   Waiter waiter;
   waiter.request = &request;
   return wait_locked(lock, waiter, deadline, [&request] { return request.is_over(); });
+}
+
+bool Channel::wait_for_session(Lane& lane, std::uint64_t session_handle, Deadline deadline) {
+  std::unique_lock lock(mutex_);
+  // Slots are used again by other threads meanwhile; what they submit now is not waited for.
+  const std::uint64_t last = lane.submissions;
+  for (InFlight& request : lane.slots) {
+    const std::uint64_t number = request.user_data();
+    const auto is_over = [&request, number] { return !request.is_in_flight(number); };
+    // In this order: the handle belongs to the worker's request only while that is in flight.
+    if (is_over() || request.order > last || request.session_handle != session_handle) continue;
+    Waiter waiter;
+    waiter.request = &request;
+    waiter.takes_answer = false;
+    if (!wait_locked(lock, waiter, deadline, is_over)) return false;
+  }
+  return true;
 }
 
 bool Channel::wait_locked(std::unique_lock<std::mutex>& lock, Waiter& waiter, Deadline deadline,
@@ -222,7 +240,7 @@ bool Channel::complete_locked(Lane& lane, const CompletionEntry& entry,
     }
   }
   if (request.state.load(std::memory_order_relaxed) == SlotState::kAbandoned) {
-    free_locked(request);
+    finish_abandoned_locked(request);
     return true;
   }
   request.completion = entry;
@@ -233,7 +251,19 @@ bool Channel::complete_locked(Lane& lane, const CompletionEntry& entry,
 
 void Channel::finish_locked(InFlight& request, SlotState state) {
   request.state.store(state, std::memory_order_release);
-  if (collector_ == nullptr || collector_->request != &request) completed_for_others_ = true;
+  // Whoever waits for its session does not take the answer.
+  if (collector_ == nullptr || collector_->request != &request || !collector_->takes_answer) {
+    completed_for_others_ = true;
+  }
+  wake_waiters_of_locked(request);
+}
+
+void Channel::finish_abandoned_locked(InFlight& request) {
+  free_locked(request);
+  wake_waiters_of_locked(request);
+}
+
+void Channel::wake_waiters_of_locked(const InFlight& request) {
   for (Waiter* waiter : waiters_) {
     if (waiter->request == &request) waiter->wake.notify_one();
   }
@@ -255,6 +285,7 @@ void Channel::release(InFlight& request) {
   // The last reference to the lane must go without the mutex, which the lane's end needs.
   const std::shared_ptr<Lane> lane = std::move(request.keep_alive);
   request.plan.reset();
+  request.session.reset();
   const std::lock_guard lock(mutex_);
   if (request.state.load(std::memory_order_relaxed) == SlotState::kSubmitted) {
     request.state.store(SlotState::kAbandoned, std::memory_order_relaxed);
@@ -341,7 +372,7 @@ void Channel::fail_lane_locked(Lane& lane, const Status& status, Ending ending,
   lane.closed = true;
   for (InFlight& request : lane.slots) {
     const SlotState state = request.state.load(std::memory_order_relaxed);
-    if (state == SlotState::kAbandoned) free_locked(request);
+    if (state == SlotState::kAbandoned) finish_abandoned_locked(request);
     if (state != SlotState::kSubmitted) continue;
     const bool executed = std::ranges::any_of(executing, [&](const ExecutingRequest& one) {
       return one.lane_id == lane.terms().lane_id && one.user_data == request.user_data();

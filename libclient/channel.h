@@ -80,6 +80,9 @@ class Channel {
   Status submit(InFlight& request);
   // Waits until the request is over; false when the deadline came first.
   bool wait(InFlight& request, Deadline deadline);
+  // Waits until what was submitted for that session before is over, whoever it belongs to; false
+  // when the deadline came first. Takes no answer away from anybody.
+  bool wait_for_session(Lane& lane, std::uint64_t session_handle, Deadline deadline);
   // Gives a slot back: at once, or at its completion if the worker has it.
   void release(InFlight& request);
   // Takes the completions that are there.
@@ -107,6 +110,7 @@ class Channel {
  protected:
   struct Waiter {
     const InFlight* request = nullptr;    // waits for this
+    bool takes_answer = true;             // and is who takes its answer
     const Lane* lane_for_slot = nullptr;  // or for a slot of this
     std::condition_variable wake;
   };
@@ -161,6 +165,9 @@ class Channel {
   void fail_lane_locked(Lane& lane, const Status& status, Ending ending,
                         std::span<const ExecutingRequest> executing = {});
   void finish_locked(InFlight& request, SlotState state);
+  // One that nobody waits for any more.
+  void finish_abandoned_locked(InFlight& request);
+  void wake_waiters_of_locked(const InFlight& request);
   void free_locked(InFlight& request);
   Lane* silent_lane_locked();
 

@@ -62,6 +62,28 @@ Result<Model> Client::open(const std::string& model, Deadline deadline) {
   return Model(state_->model_lane(model, std::move(*lane)));
 }
 
+Result<std::vector<SessionSummary>> Client::sessions(bool all_users) {
+  const auto list = [&](FlatBufferBuilder& builder) -> ControlConnection::Body {
+    return {wire::Body::ListSessions, wire::CreateListSessions(builder, all_users).Union()};
+  };
+  const Result<internal::Answer> answer =
+      state_->ask(list, wire::Body::SessionList, state_->default_deadline());
+  if (!answer) return error(answer.error());
+  return internal::read_sessions(*answer->message().body_as_SessionList());
+}
+
+Status Client::close_session(const std::string& id) {
+  const TimePoint until = state_->default_deadline();
+  const auto connection = state_->connection(until);
+  if (!connection) return connection.error();
+  const auto close = [&](FlatBufferBuilder& builder) -> ControlConnection::Body {
+    const auto wire_id = builder.CreateString(id);
+    return {wire::Body::CloseSession, wire::CreateCloseSession(builder, wire_id).Union()};
+  };
+  const Result<internal::Answer> answer = (*connection)->call(close, wire::Body::Ok, until);
+  return answer ? Status() : answer.error();
+}
+
 Result<DaemonStatus> Client::status() {
   const auto get_status = [](FlatBufferBuilder& builder) -> ControlConnection::Body {
     return {wire::Body::GetStatus, wire::CreateGetStatus(builder).Union()};

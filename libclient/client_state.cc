@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cstdlib>
 #include <limits>
-#include <thread>
 #include <utility>
 
 #include "common/wire/model_wire.h"
+#include "libclient/backoff.h"
 #include "libclient/model_lane.h"
 #include "libclient/ring_channel.h"
 #include "libclient/stream_channel.h"
@@ -25,22 +25,6 @@ std::string socket_path(const ClientOptions& options) {
   if (from_environment != nullptr && *from_environment != '\0') return from_environment;
   return kDefaultSocketPath;
 }
-
-// Between attempts: longer each time.
-class Backoff {
- public:
-  // False, at once, if the deadline comes first.
-  bool wait(TimePoint deadline) {
-    const TimePoint next = Clock::now() + delay_;
-    if (next >= deadline) return false;
-    std::this_thread::sleep_until(next);
-    delay_ = std::min(delay_ * 2, kLongestRetryDelay);
-    return true;
-  }
-
- private:
-  std::chrono::milliseconds delay_ = kFirstRetryDelay;
-};
 
 }  // namespace
 
@@ -156,6 +140,7 @@ Result<std::shared_ptr<Lane>> ClientState::make_lane(
                   opened.worker_incarnation(),
                   *layout,
                   opened.max_request_bytes(),
+                  opened.default_session_handle(),
                   std::make_shared<const ModelDescription>(std::move(*description))};
   if (opened.transport() == wire::Transport::kStream) {
     auto lane = std::make_shared<StreamLane>(std::move(terms), answer.channel, connection);
@@ -185,6 +170,25 @@ std::shared_ptr<ModelLane> ClientState::find_model_lane(const std::string& model
   const std::lock_guard lock(process.mutex);
   const auto found = process.models.find(model);
   return found == process.models.end() ? nullptr : found->second.lock();
+}
+
+std::shared_ptr<ControlConnection> ClientState::present_connection() {
+  ProcessState& process = process_.get();
+  const std::lock_guard lock(process.mutex);
+  if (process.connection == nullptr || process.connection->has_ended()) return nullptr;
+  return process.connection;
+}
+
+bool ClientState::enter_session(const std::string& id) {
+  ProcessState& process = process_.get();
+  const std::lock_guard lock(process.mutex);
+  return process.sessions.insert(id).second;
+}
+
+void ClientState::leave_session(const std::string& id) {
+  ProcessState& process = process_.get();
+  const std::lock_guard lock(process.mutex);
+  process.sessions.erase(id);
 }
 
 // The set to poll, if one was asked for in this process or in the one that it was forked from.

@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 
 #include "bucketd/client.h"
@@ -23,10 +24,6 @@
 namespace bucketd::internal {
 
 using TimePoint = std::chrono::steady_clock::time_point;
-
-// How often a daemon that is not there is tried again: at first, and at most.
-inline constexpr std::chrono::milliseconds kFirstRetryDelay{1};
-inline constexpr std::chrono::milliseconds kLongestRetryDelay{20};
 
 // What an answer may take beyond the time that the daemon was asked to wait.
 inline constexpr std::chrono::milliseconds kAnswerTime{2000};
@@ -57,6 +54,13 @@ class ClientState : public std::enable_shared_from_this<ClientState> {
   std::shared_ptr<ModelLane> model_lane(const std::string& model, std::shared_ptr<Lane> lane);
   std::shared_ptr<ModelLane> find_model_lane(const std::string& model);
 
+  // The connection as it is, if it lives: never waits.
+  std::shared_ptr<ControlConnection> present_connection();
+
+  // Sessions that handles of this process refer to. False if it is one of them already.
+  bool enter_session(const std::string& id);
+  void leave_session(const std::string& id);
+
   int poll_fd();
   void dispatch();
 
@@ -69,6 +73,7 @@ class ClientState : public std::enable_shared_from_this<ClientState> {
     bool is_connecting = false;
     std::shared_ptr<ControlConnection> connection;
     std::map<std::string, std::weak_ptr<ModelLane>> models;
+    std::set<std::string> sessions;
     std::shared_ptr<PollSet> poll_set;
   };
 

@@ -37,8 +37,17 @@ void ControlConnection::handle_locked(std::vector<std::byte> bytes, std::vector<
     found->second.answered = true;
     return;
   }
-  // The caller gave up meanwhile. A lane that came too late is nobody's.
+  // The caller gave up meanwhile. A lane or session that came too late is nobody's.
+  LateSession late = LateSession::kIgnore;
+  if (const auto known = late_sessions_.find(id); known != late_sessions_.end()) {
+    late = known->second;
+    late_sessions_.erase(known);
+  }
   if (!answer) return;
+  if (const wire::SessionOpened* opened = answer->message().body_as_SessionOpened()) {
+    if (late == LateSession::kIgnore || opened->session_id() == nullptr) return;
+    return post_close_session_locked(opened->session_id()->str(), late == LateSession::kGiveUp);
+  }
   if (const wire::LaneOpened* opened = answer->message().body_as_LaneOpened()) {
     // A stream was for this lane alone.
     if (opened->transport() == wire::Transport::kStream) channels_.erase(opened->channel_id());

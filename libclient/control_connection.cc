@@ -109,11 +109,12 @@ Status ControlConnection::greet(TimePoint deadline) {
                       (options_.transport == Transport::kStream ? "stream" : "ring") +
                       " transport");
   }
+  daemon_incarnation_ = welcome.daemon_incarnation();
   return Status();
 }
 
 Result<Answer> ControlConnection::call(const Compose& compose, wire::Body expected,
-                                       TimePoint deadline) {
+                                       TimePoint deadline, LateSession late) {
   std::unique_lock lock(mutex_);
   if (has_ended()) return error(end_status_);
   const std::uint64_t id = next_request_id_++;
@@ -129,6 +130,7 @@ Result<Answer> ControlConnection::call(const Compose& compose, wire::Body expect
   if (!pending.answered) {
     pending_.erase(id);
     if (has_ended()) return error(end_status_);
+    if (late != LateSession::kIgnore) late_sessions_[id] = late;
     return error(StatusCode::kDeadlineExceeded, "the daemon did not answer in time");
   }
   Result<Answer> answer = std::move(pending.answer);
@@ -197,6 +199,18 @@ void ControlConnection::lane_is_over(std::uint64_t channel_id, std::uint32_t lan
   post_locked([&](FlatBufferBuilder& builder) -> Body {
     return {wire::Body::CloseLane, wire::CreateCloseLane(builder, channel_id, lane_id).Union()};
   });
+}
+
+void ControlConnection::post_close_session_locked(const std::string& session_id, bool keep_state) {
+  post_locked([&](FlatBufferBuilder& builder) -> Body {
+    const auto id = builder.CreateString(session_id);
+    return {wire::Body::CloseSession, wire::CreateCloseSession(builder, id, keep_state).Union()};
+  });
+}
+
+void ControlConnection::post_close_session(const std::string& session_id, bool keep_state) {
+  const std::lock_guard lock(mutex_);
+  post_close_session_locked(session_id, keep_state);
 }
 
 void ControlConnection::pump() {

@@ -48,6 +48,14 @@ struct Answer {
   const wire::Message& message() const { return *wire::GetMessage(bytes.data()); }
 };
 
+// What becomes of a SessionOpened whose caller has given up: the daemon would keep for nobody what
+// it opened.
+enum class LateSession {
+  kIgnore,  // it is somebody's already
+  kClose,   // it was made for this call
+  kGiveUp,  // it was resumed by this call: it stays, idle
+};
+
 class ControlConnection : public std::enable_shared_from_this<ControlConnection> {
  public:
   using TimePoint = std::chrono::steady_clock::time_point;
@@ -64,7 +72,8 @@ class ControlConnection : public std::enable_shared_from_this<ControlConnection>
   // Sends a request and waits for its answer. The daemon's error if it answers one;
   // DEADLINE_EXCEEDED; UNAVAILABLE when the connection ended (then has_ended()); INTERNAL when the
   // answer is not `expected`.
-  Result<Answer> call(const Compose& compose, wire::Body expected, TimePoint deadline);
+  Result<Answer> call(const Compose& compose, wire::Body expected, TimePoint deadline,
+                      LateSession late = LateSession::kIgnore);
   // Takes in what is there, without blocking.
   void pump();
   // The same at most every few milliseconds: cheap enough for each request.
@@ -73,6 +82,8 @@ class ControlConnection : public std::enable_shared_from_this<ControlConnection>
   bool wait_until(const std::function<bool()>& done, TimePoint deadline);
   // A lane was destroyed. `daemon_knows`: it ended the lane itself.
   void lane_is_over(std::uint64_t channel_id, std::uint32_t lane_id, bool daemon_knows);
+  // Closes a session, or gives it up with its state. The answer is not waited for.
+  void post_close_session(const std::string& session_id, bool keep_state);
 
   void enable_poll(std::shared_ptr<PollSet> poll_set);
   // What dispatch() means for every channel.
@@ -80,6 +91,8 @@ class ControlConnection : public std::enable_shared_from_this<ControlConnection>
 
   bool has_ended() const { return ended_.load(std::memory_order_acquire); }
   int fd() const { return has_ended() ? -1 : socket_.get(); }
+  // Which run of the daemon this is: another one knows no session of this one.
+  std::uint64_t daemon_incarnation() const { return daemon_incarnation_; }
 
  private:
   struct Pending {
@@ -95,6 +108,7 @@ class ControlConnection : public std::enable_shared_from_this<ControlConnection>
   // Sends what post_locked() could not, as far as the socket takes it.
   Status flush_unsent_locked();
   void post_locked(const Compose& compose);
+  void post_close_session_locked(const std::string& session_id, bool keep_state);
   bool wait_locked(std::unique_lock<std::mutex>& lock, const std::function<bool()>& done,
                    TimePoint deadline);
   void receive_all_locked();
@@ -107,6 +121,7 @@ class ControlConnection : public std::enable_shared_from_this<ControlConnection>
 
   const ConnectionOptions options_;
   const ProcessFd socket_;
+  std::uint64_t daemon_incarnation_ = 0;  // constant once it is connected
 
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -117,8 +132,9 @@ class ControlConnection : public std::enable_shared_from_this<ControlConnection>
   bool has_reader_ = false;
   std::uint64_t next_request_id_ = 1;
   std::map<std::uint64_t, Pending> pending_;
+  std::map<std::uint64_t, LateSession> late_sessions_;  // of callers that gave up
   std::map<std::uint64_t, std::shared_ptr<Channel>> channels_;
-  std::vector<std::vector<std::byte>> unsent_;  // CloseLane that the socket did not take
+  std::vector<std::vector<std::byte>> unsent_;  // what was posted and the socket did not take
   std::shared_ptr<PollSet> poll_set_;
 };
 

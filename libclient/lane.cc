@@ -7,9 +7,19 @@
 
 namespace bucketd::internal {
 
+namespace {
+
+std::uint64_t next_serial() {
+  static std::atomic<std::uint64_t> last{0};
+  return last.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
+}  // namespace
+
 Lane::Lane(LaneTerms terms, std::shared_ptr<Channel> channel,
            std::shared_ptr<ControlConnection> connection)
     : slots(terms.layout.slot_count),
+      serial_(next_serial()),
       terms_(std::move(terms)),
       channel_(std::move(channel)),
       connection_(std::move(connection)) {

@@ -32,6 +32,7 @@ class Channel;
 class ControlConnection;
 class Lane;
 class ModelLane;
+class SessionState;
 
 enum class SlotState : std::uint32_t {
   kFree,
@@ -51,6 +52,7 @@ struct InFlight {
   std::atomic<SlotState> state{SlotState::kFree};
   std::uint32_t use = 0;  // grows with every submission, the upper half of user_data
   CompletionEntry completion{};
+  std::uint64_t order = 0;         // of this submission, among all of the lane
   std::uint64_t output_bytes = 0;  // of the output slot that hold this answer
   Status failure;
 
@@ -64,6 +66,11 @@ struct InFlight {
   bool is_checked = true;            // check_inputs() was asked for
   Deadline deadline;
   std::uint8_t priority = 0;
+  // What the worker is told, 0: none. The Session that it comes from, if it comes from one, whose
+  // handles may be gone.
+  std::uint64_t session_handle = 0;
+  bool has_session = false;
+  std::weak_ptr<SessionState> session;
   std::vector<OutputPlacement> outputs;  // of a Reply
 
   std::uint64_t user_data() const { return std::uint64_t{use} << 32 | slot; }
@@ -85,6 +92,7 @@ struct LaneTerms {
   std::uint64_t worker_incarnation = 0;
   LaneLayout layout;
   std::uint64_t max_request_bytes = 0;
+  std::uint64_t default_session_handle = 0;  // of requests without a Session; 0: none
   std::shared_ptr<const ModelDescription> model;
 };
 
@@ -101,6 +109,9 @@ class Lane : public std::enable_shared_from_this<Lane> {
   const LaneTerms& terms() const { return terms_; }
   const LaneLayout& layout() const { return terms_.layout; }
   Channel& channel() const { return *channel_; }
+  ControlConnection& connection() const { return *connection_; }
+  // Of every lane of this process another, later ones higher. Never 0.
+  std::uint64_t serial() const { return serial_; }
 
   // Whether nothing new can be submitted; may be a moment late.
   bool is_closed() const;
@@ -124,6 +135,7 @@ class Lane : public std::enable_shared_from_this<Lane> {
   std::vector<InFlight> slots;
   std::vector<std::uint32_t> free_slots;  // the last one was used last and is warm
   PlanCache plans;
+  std::uint64_t submissions = 0;    // so far
   std::atomic<bool> closed{false};  // may be read without
   bool closed_by_daemon = false;
   Status closed_status;
@@ -136,6 +148,7 @@ class Lane : public std::enable_shared_from_this<Lane> {
   void leave_channel();
 
  private:
+  const std::uint64_t serial_;
   const LaneTerms terms_;
   const std::shared_ptr<Channel> channel_;
   const std::shared_ptr<ControlConnection> connection_;

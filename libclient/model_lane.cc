@@ -4,6 +4,7 @@
 
 #include "libclient/channel.h"
 #include "libclient/control_connection.h"
+#include "libclient/session_state.h"
 
 namespace bucketd::internal {
 namespace {
@@ -102,7 +103,7 @@ Result<std::shared_ptr<Lane>> ModelLane::lane(TimePoint deadline) {
 }
 
 Result<InFlight*> ModelLane::new_request(std::span<const Shape> shapes,
-                                         const RequestOptions& options) {
+                                         const RequestOptions& options, SessionState* session) {
   thread_local std::vector<TensorSignature> inputs;  // of every request anew, allocated once
   const auto with_dtypes = [&](const Lane& lane) -> Result<std::span<const TensorSignature>> {
     const std::vector<TensorSpec>& specs = lane.model().inputs;
@@ -115,11 +116,11 @@ Result<InFlight*> ModelLane::new_request(std::span<const Shape> shapes,
     if (!status.ok()) return error(status);
     return inputs;
   };
-  return start_request(with_dtypes, options);
+  return start_request(with_dtypes, options, session);
 }
 
 Result<InFlight*> ModelLane::new_request(std::span<const TensorSignature> inputs, bool is_checked,
-                                         const RequestOptions& options) {
+                                         const RequestOptions& options, SessionState* session) {
   if (inputs.size() > kMaxTensors) {
     return error(StatusCode::kInvalidArgument,
                  "model '" + name_ + "': a request of " + std::to_string(inputs.size()) +
@@ -132,12 +133,13 @@ Result<InFlight*> ModelLane::new_request(std::span<const TensorSignature> inputs
     }
     return inputs;
   };
-  Result<InFlight*> request = start_request(as_they_are, options);
+  Result<InFlight*> request = start_request(as_they_are, options, session);
   if (request) (*request)->is_checked = is_checked;
   return request;
 }
 
-Result<InFlight*> ModelLane::start_request(const auto& inputs_for, const RequestOptions& options) {
+Result<InFlight*> ModelLane::start_request(const auto& inputs_for, const RequestOptions& options,
+                                           SessionState* session) {
   const TimePoint deadline = options.wait_until ? *options.wait_until : client_->default_deadline();
   while (true) {
     const Result<std::shared_ptr<Lane>> open = lane(deadline);
@@ -145,6 +147,16 @@ Result<InFlight*> ModelLane::start_request(const auto& inputs_for, const Request
     const std::shared_ptr<Lane>& lane = *open;
     const Result<std::span<const TensorSignature>> inputs = inputs_for(*lane);
     if (!inputs) return error(inputs.error());
+    std::uint64_t session_handle = lane->terms().default_session_handle;
+    if (session != nullptr) {
+      const Result<std::uint64_t> handle = session->handle_on(*lane, deadline);
+      if (!handle) {
+        // The worker ended meanwhile: the next lane may know the session.
+        if (lane->is_closed() && Clock::now() < deadline) continue;
+        return error(handle.error());
+      }
+      session_handle = *handle;
+    }
     const Result<InFlight*> taken = lane->channel().take_slot(*lane, deadline);
     if (!taken) {
       // Closed while this waited: the next lane may have a slot.
@@ -156,6 +168,9 @@ Result<InFlight*> ModelLane::start_request(const auto& inputs_for, const Request
     request.is_checked = true;
     request.deadline.reset();
     request.priority = 0;
+    request.session_handle = session_handle;
+    request.has_session = session != nullptr;
+    if (session != nullptr) request.session = session->weak_from_this();
     if (const Status status = lay_out(*lane, request, *inputs, options.force_raw); !status.ok()) {
       lane->channel().release(request);
       return error(status);
@@ -167,7 +182,10 @@ Result<InFlight*> ModelLane::start_request(const auto& inputs_for, const Request
 Result<InFlight*> ModelLane::move_request(InFlight& request) {
   RequestOptions options;
   options.wait_until = request.deadline;
-  Result<InFlight*> moved = new_request(request.signature, request.is_checked, options);
+  const std::shared_ptr<SessionState> session = request.session.lock();
+  if (request.has_session && session == nullptr) return error(SessionState::handle_is_gone());
+  Result<InFlight*> moved =
+      new_request(request.signature, request.is_checked, options, session.get());
   if (!moved) return moved;
   InFlight& target = **moved;
   target.deadline = request.deadline;

@@ -8,6 +8,7 @@
 #include "libclient/completion_check.h"
 #include "libclient/lane.h"
 #include "libclient/model_lane.h"
+#include "libclient/session_state.h"
 
 namespace bucketd {
 
@@ -78,6 +79,18 @@ Status take_failure(InFlight& request) {
   return *failure;
 }
 
+// The session may have got another handle since the slot was taken, or have ended.
+Status renew_session(InFlight& request) {
+  if (!request.has_session) return Status();
+  const std::shared_ptr<SessionState> session = request.session.lock();
+  if (session == nullptr) return SessionState::handle_is_gone();
+  const Result<std::uint64_t> handle =
+      session->handle_on(*request.lane, request.deadline.value_or(session->default_deadline()));
+  if (!handle) return handle.error();
+  request.session_handle = *handle;
+  return Status();
+}
+
 RawTensorSpan output_view(const InFlight& request, std::size_t index, bool is_cropped) {
   assert(index < request.outputs.size());
   const OutputPlacement& output = request.outputs[index];
@@ -127,8 +140,12 @@ Result<Future> Request::submit() && {
     if (lane.is_closed()) {
       status = lane.gone();
     } else {
-      internal::write_descriptors(*request);
-      status = lane.channel().submit(*request);
+      status = internal::renew_session(*request);
+      if (!status.ok() && !lane.is_closed()) return error(std::move(status));
+      if (status.ok()) {
+        internal::write_descriptors(*request);
+        status = lane.channel().submit(*request);
+      }
       if (status.ok()) return Future(std::move(request));
     }
     // The lane ended before the request was sent: the next one takes it.
@@ -168,7 +185,16 @@ Result<Reply> Future::wait(Deadline deadline) {
   InFlightHandle request = std::move(request_);
   const bool is_success = request->state.load(std::memory_order_relaxed) == SlotState::kDone &&
                           request->completion.status == static_cast<std::uint32_t>(StatusCode::kOk);
-  if (!is_success) return error(internal::take_failure(*request));
+  if (!is_success) {
+    Status failure = internal::take_failure(*request);
+    const std::shared_ptr<internal::SessionState> session = request->session.lock();
+    if (failure.code() != StatusCode::kNotFound || session == nullptr) {
+      return error(std::move(failure));
+    }
+    const std::uint64_t handle = request->session_handle;
+    request.reset();  // before the daemon is asked: others may want the slot
+    return error(session->explain(failure, handle));
+  }
   if (Status status = internal::take_outputs(*request); !status.ok()) {
     return error(std::move(status));
   }

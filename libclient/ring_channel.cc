@@ -71,6 +71,7 @@ bool RingChannel::peer_sleeps() const {
 void RingChannel::push_locked(InFlight& request) {
   SubmissionEntry entry{};
   entry.user_data = request.user_data();
+  entry.session_handle = request.session_handle;
   entry.deadline_ns = deadline_ns(request);
   entry.slot = request.slot;
   entry.plan_id = request.plan ? request.plan->id : 0;

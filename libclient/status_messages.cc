@@ -22,6 +22,13 @@ WorkerState read_state(wire::WorkerState state) {
                                                                    : WorkerState::kStarting;
 }
 
+SessionStatus read_state(wire::SessionState state) {
+  const auto value = static_cast<std::uint8_t>(state);
+  return value <= static_cast<std::uint8_t>(SessionStatus::kLost)
+             ? static_cast<SessionStatus>(value)
+             : SessionStatus::kOpen;
+}
+
 }  // namespace
 
 std::vector<ModelSummary> read_models(
@@ -31,6 +38,27 @@ std::vector<ModelSummary> read_models(
   for (const wire::ModelSummary* model : *models) {
     summaries.push_back({text(model->name()), read_state(model->state()), text(model->reason()),
                          model->worker_id(), model->bucket_count(), model->generation()});
+  }
+  return summaries;
+}
+
+std::vector<SessionSummary> read_sessions(const wire::SessionList& list) {
+  std::vector<SessionSummary> summaries;
+  if (list.sessions() == nullptr) return summaries;
+  for (const wire::SessionSummary* session : *list.sessions()) {
+    SessionSummary& summary = summaries.emplace_back();
+    summary.id = text(session->session_id());
+    summary.uid = session->uid();
+    summary.model = text(session->model());
+    summary.status = read_state(session->state());
+    summary.scope = session->scope() == wire::SessionScope::kModel ? SessionScope::kModel
+                                                                   : SessionScope::kSession;
+    summary.state_bytes = session->state_bytes();
+    summary.age = std::chrono::milliseconds(session->age_ms());
+    summary.idle = std::chrono::milliseconds(session->idle_ms());
+    summary.requests = session->requests();
+    summary.has_checkpoint = session->has_checkpoint();
+    summary.reason = text(session->reason());
   }
   return summaries;
 }
@@ -50,7 +78,8 @@ DaemonStatus read_status(const wire::StatusReport& report) {
     status.workers.push_back({worker->worker_id(), worker->pid(), read_state(worker->state()),
                               worker->incarnation(), worker->restarts(), worker->first_core(),
                               worker->core_count(), worker->completed(), worker->failed(),
-                              text(worker->last_death())});
+                              text(worker->last_death()), worker->state_bytes_copied(),
+                              worker->state_bytes_written_back()});
   }
   return status;
 }
@@ -69,6 +98,20 @@ const char* model_state_name(ModelState state) {
       return "quarantined";
     case ModelState::kUnloading:
       return "unloading";
+  }
+  return "unknown";
+}
+
+const char* session_status_name(SessionStatus status) {
+  switch (status) {
+    case SessionStatus::kOpen:
+      return "open";
+    case SessionStatus::kIdle:
+      return "idle";
+    case SessionStatus::kTorn:
+      return "torn";
+    case SessionStatus::kLost:
+      return "lost";
   }
   return "unknown";
 }

@@ -14,6 +14,8 @@ namespace bucketd::internal {
 std::vector<ModelSummary> read_models(
     const flatbuffers::Vector<flatbuffers::Offset<wire::ModelSummary>>* models);
 
+std::vector<SessionSummary> read_sessions(const wire::SessionList& list);
+
 DaemonStatus read_status(const wire::StatusReport& report);
 
 }  // namespace bucketd::internal

@@ -40,6 +40,7 @@ void StreamChannel::send_locked() {
     if (out_sent_ == 0) {
       SubmissionEntry entry{};
       entry.user_data = request.user_data();
+      entry.session_handle = request.session_handle;
       entry.deadline_ns = deadline_ns(request);
       entry.slot = request.slot;
       entry.plan_id = request.plan ? request.plan->id : 0;

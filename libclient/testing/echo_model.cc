@@ -94,18 +94,25 @@ std::vector<TensorSignature> signature_of(const Submission& submission) {
   return signature;
 }
 
+Answer refusal(const Submission& submission, const Status& status) {
+  Answer answer;
+  answer.entry.user_data = submission.entry.user_data;
+  answer.entry.slot = submission.entry.slot;
+  answer.entry.status = static_cast<std::uint32_t>(status.code());
+  answer.entry.bucket = kNoBucket;
+  answer.entry.message_bytes = static_cast<std::uint32_t>(status.message().size());
+  const auto text = std::as_bytes(std::span(status.message()));
+  answer.slot.assign(text.begin(), text.end());
+  return answer;
+}
+
 Answer echo(const ModelDescription& model, const Submission& submission, std::uint32_t plan_id) {
   Answer answer;
   answer.entry.user_data = submission.entry.user_data;
   answer.entry.slot = submission.entry.slot;
   const std::vector<TensorSignature> signature = signature_of(submission);
   if (const Status status = check_inputs(model, signature); !status.ok()) {
-    answer.entry.status = static_cast<std::uint32_t>(status.code());
-    answer.entry.bucket = kNoBucket;
-    answer.entry.message_bytes = static_cast<std::uint32_t>(status.message().size());
-    const auto text = std::as_bytes(std::span(status.message()));
-    answer.slot.assign(text.begin(), text.end());
-    return answer;
+    return refusal(submission, status);
   }
   const std::int64_t longest = std::max(signature[0].shape[1], signature[1].shape[1]);
   const std::size_t bucket = longest <= kSmallBucket ? 0 : 1;

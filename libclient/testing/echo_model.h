@@ -40,6 +40,9 @@ struct Answer {
 // `plan_id` is not 0. Aborts on a submission that is not what a sound client sends.
 Answer echo(const ModelDescription& model, const Submission& submission, std::uint32_t plan_id);
 
+// The answer that it was not run.
+Answer refusal(const Submission& submission, const Status& status);
+
 // The sizes of the submission's inputs: plans are per these.
 std::vector<TensorSignature> signature_of(const Submission& submission);
 

@@ -52,6 +52,7 @@ void FakeDaemon::start() {
   {
     const std::lock_guard lock(mutex_);
     ++incarnation_;
+    ++daemon_incarnation_;
   }
   acceptor_ = std::thread([this, fd = listener_.get()] { accept_connections(fd); });
 }
@@ -72,6 +73,7 @@ void FakeDaemon::stop() {
     streams.swap(dead_streams_);
     held_.clear();
     plans_.clear();
+    sessions_.forget_all();
     for (const auto& connection : connections) ::shutdown(connection->socket.get(), SHUT_RDWR);
   }
   // Their threads need the mutex.
@@ -82,6 +84,14 @@ void FakeDaemon::stop() {
   }
 }
 
+void FakeDaemon::end_connections() {
+  const std::lock_guard lock(mutex_);
+  for (const auto& connection : connections_) {
+    sessions_.connection_ended(connection->number);
+    ::shutdown(connection->socket.get(), SHUT_RDWR);
+  }
+}
+
 void FakeDaemon::accept_connections(int listener) {
   while (true) {
     UniqueFd accepted(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
@@ -89,6 +99,7 @@ void FakeDaemon::accept_connections(int listener) {
     const std::lock_guard lock(mutex_);
     Connection& connection = *connections_.emplace_back(std::make_unique<Connection>());
     connection.socket = std::move(accepted);
+    connection.number = next_connection_++;
     connection.thread = std::thread([this, &connection] { serve(connection); });
   }
 }
@@ -102,6 +113,7 @@ void FakeDaemon::serve(Connection& connection) {
     const std::lock_guard lock(mutex_);
     if (!received) {
       connection.has_ended = true;
+      sessions_.connection_ended(connection.number);
       changed_.notify_all();
       return;
     }
@@ -126,6 +138,11 @@ void FakeDaemon::take(FakeLane& lane, Submission submission) {
 }
 
 void FakeDaemon::answer_locked(FakeLane& lane, const Submission& submission) {
+  const std::uint64_t session = submission.entry.session_handle;
+  if (session != 0 && session != default_session_) {
+    const Status status = sessions_.execute(lane.connection, session, submission);
+    if (!status.ok()) return lane.publish(refusal(submission, status));
+  }
   auto& signatures = plans_[&lane].signatures;
   const std::vector<TensorSignature> signature = signature_of(submission);
   auto known = std::find(signatures.begin(), signatures.end(), signature);
@@ -184,6 +201,13 @@ void FakeDaemon::end_channels(Executing executing, bool is_silent) {
     ++incarnation_;
     plans_.clear();
     held = std::exchange(held_, {});
+    std::vector<std::uint64_t> executing_sessions;
+    for (const Held& one : held) {
+      if (executing == Executing::kNothing) break;
+      executing_sessions.push_back(one.submission.entry.session_handle);
+      if (executing == Executing::kFirst) break;
+    }
+    sessions_.worker_died(executing_sessions);
     for (const auto& connection : connections_) {
       if (connection->channel != nullptr) {
         ended.emplace_back(connection.get(), connection->channel->id);

@@ -31,6 +31,7 @@
 #include "common/fd.h"
 #include "control_generated.h"
 #include "libclient/testing/echo_model.h"
+#include "libclient/testing/fake_sessions.h"
 #include "libclient/testing/fake_worker.h"
 
 namespace bucketd::testing {
@@ -58,8 +59,11 @@ class FakeDaemon {
   const std::string& socket_path() const { return socket_path_; }
   // Listens (again), with a new incarnation.
   void start();
-  // Gone, as by SIGKILL: every socket ends, nothing is said in shared memory.
+  // Gone, as by SIGKILL: every socket ends, nothing is said in shared memory. Sessions are gone
+  // too.
   void stop();
+  // Every control connection ends, as if it had broken the protocol; the daemon lives.
+  void end_connections();
 
   // Besides "echo".
   void add_model(const ModelDescription& model);
@@ -86,6 +90,15 @@ class FakeDaemon {
   // OpenLane goes wrong so, until reset.
   void spoil_lanes(LaneFault fault);
   void answer_late_lanes();
+  // Questions about sessions, but not their end, are answered so until reset.
+  void refuse_sessions(std::optional<Status> status);
+  // The session is over: from now on who asks for it hears `why`, the worker knows it no more.
+  void end_session(const std::string& id, const Status& why);
+  // ReadState says that a state has so many bytes more than it has.
+  void overstate_states(std::uint64_t bytes);
+  // Of lanes opened from now on.
+  void set_default_session(std::uint64_t handle);
+
   // Requests get no answer; Hello still does, unless `hello_too`.
   void stop_answering_control(bool hello_too = false);
 
@@ -93,13 +106,18 @@ class FakeDaemon {
   void wait_for_submissions(std::size_t count);
   void wait_for_closed_lanes(std::size_t count);
   void wait_for_connections_to_end();
+  void wait_for_session_messages(std::size_t count);
 
   std::vector<SubmissionEntry> submissions() const;
   std::size_t opened_lanes() const;
   std::size_t connection_count() const;
+  // What was asked about sessions so far: "OpenSession".
+  std::vector<std::string> session_messages() const;
+  std::map<std::string, FakeSession> sessions() const;
 
  private:
   struct Connection {
+    std::uint64_t number = 0;
     UniqueFd socket;
     std::thread thread;
     bool has_ended = false;
@@ -119,6 +137,9 @@ class FakeDaemon {
   void accept_connections(int listener);
   void serve(Connection& connection);
   void handle_locked(Connection& connection, const wire::Message& message);
+  // False when it is not about sessions.
+  bool handle_session_locked(Connection& connection, const wire::Message& message);
+  void list_sessions_locked(Connection& connection, std::uint64_t id);
   void open_lane_locked(Connection& connection, std::uint64_t id, const std::string& model,
                         wire::Transport transport);
   void send_locked(Connection& connection, std::uint64_t id, const Compose& compose,
@@ -140,7 +161,9 @@ class FakeDaemon {
   // Guarded by mutex_:
   std::vector<std::unique_ptr<Connection>> connections_;
   std::map<std::string, ModelDescription> models_;
-  std::uint64_t incarnation_ = 1;
+  std::uint64_t incarnation_ = 1;         // of the worker
+  std::uint64_t daemon_incarnation_ = 0;  // counts starts
+  std::uint64_t next_connection_ = 1;
   std::uint64_t next_channel_ = 1;
   std::uint32_t next_lane_ = 1;
   bool is_holding_ = false;
@@ -155,6 +178,11 @@ class FakeDaemon {
   std::vector<SubmissionEntry> submissions_;
   std::vector<std::unique_ptr<FakeChannel>> dead_channels_;
   std::vector<std::unique_ptr<FakeStreamLane>> dead_streams_;
+  FakeSessions sessions_;
+  std::optional<Status> session_refusal_;
+  std::vector<std::string> session_messages_;
+  std::uint64_t default_session_ = 0;
+  std::uint64_t read_excess_ = 0;
   std::size_t opened_lanes_ = 0;
   std::size_t closed_lanes_ = 0;
 };

@@ -63,7 +63,7 @@ void FakeDaemon::handle_locked(Connection& connection, const wire::Message& mess
       const auto version = builder.CreateString("fake");
       return {wire::Body::Welcome,
               wire::CreateWelcome(builder, options_.protocol_major, kProtocolMinor,
-                                  options_.features, version, incarnation_, true)
+                                  options_.features, version, daemon_incarnation_, true)
                   .Union()};
     });
   }
@@ -75,6 +75,7 @@ void FakeDaemon::handle_locked(Connection& connection, const wire::Message& mess
     ++closed_lanes_;
     return answer_ok();
   }
+  if (handle_session_locked(connection, message)) return;
   if (message.body_as_ListModels() != nullptr) {
     return send_locked(connection, id, [&](FlatBufferBuilder& builder) -> Body {
       const auto models = summaries(builder);
@@ -95,8 +96,9 @@ void FakeDaemon::handle_locked(Connection& connection, const wire::Message& mess
     return send_locked(connection, id, [&](FlatBufferBuilder& builder) -> Body {
       const auto version = builder.CreateString("fake");
       const auto death = builder.CreateString("killed by SIGSEGV");
-      std::vector<flatbuffers::Offset<wire::WorkerReport>> workers{wire::CreateWorkerReport(
-          builder, 0, 1234, wire::WorkerState::kServing, incarnation_, 1, 0, 2, 10, 3, death)};
+      std::vector<flatbuffers::Offset<wire::WorkerReport>> workers{
+          wire::CreateWorkerReport(builder, 0, 1234, wire::WorkerState::kServing, incarnation_, 1,
+                                   0, 2, 10, 3, death, 4096, 512)};
       const auto wire_workers = builder.CreateVector(workers);
       const auto models = summaries(builder);
       return {wire::Body::StatusReport,
@@ -159,6 +161,7 @@ void FakeDaemon::open_lane_locked(Connection& connection, std::uint64_t id,
     lane = connection.channel->add_lane(next_lane_++, layout, fds);
   }
   lane->model = found->first;
+  lane->connection = connection.number;
   plans_[lane] = {};
   send_locked(
       connection, id,
@@ -170,7 +173,7 @@ void FakeDaemon::open_lane_locked(Connection& connection, std::uint64_t id,
         return {wire::Body::LaneOpened,
                 wire::CreateLaneOpened(builder, lane->channel_id, lane->lane_id, is_new_channel,
                                        transport, incarnation_, &wire_layout, options_.slot_bytes,
-                                       description)
+                                       description, default_session_)
                     .Union()};
       },
       fds);

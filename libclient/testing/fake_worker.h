@@ -36,6 +36,7 @@ class FakeLane {
 
   std::uint64_t channel_id = 0;
   std::uint32_t lane_id = 0;
+  std::uint64_t connection = 0;  // number of the client's
   std::string model;
 };
 

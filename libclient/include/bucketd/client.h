@@ -107,6 +107,8 @@ struct WorkerReport {
   std::uint64_t completed = 0;  // requests answered with OK
   std::uint64_t failed = 0;     // requests answered with an error
   std::string last_death;       // "killed by SIGSEGV while executing model 'x'"; empty if none
+  std::uint64_t state_bytes_copied = 0;        // into buckets, where a slice is no view
+  std::uint64_t state_bytes_written_back = 0;  // of functional updates, into views
 };
 
 struct DaemonStatus {
@@ -120,6 +122,26 @@ struct DaemonStatus {
   std::vector<WorkerReport> workers;
   std::vector<ModelSummary> models;
 };
+
+enum class SessionStatus : std::uint8_t { kOpen = 0, kIdle = 1, kTorn = 2, kLost = 3 };
+enum class SessionScope : std::uint8_t { kSession = 0, kModel = 1 };
+const char* session_status_name(SessionStatus status);
+
+struct SessionSummary {
+  std::string id;  // empty: another user's
+  std::uint32_t uid = 0;
+  std::string model;
+  SessionStatus status = SessionStatus::kOpen;
+  SessionScope scope = SessionScope::kSession;
+  std::uint64_t state_bytes = 0;
+  std::chrono::milliseconds age{0};
+  std::chrono::milliseconds idle{0};
+  std::uint64_t requests = 0;
+  bool has_checkpoint = false;
+  std::string reason;  // why it is torn or lost
+};
+
+class Session;  // bucketd/session.h
 
 using Deadline = std::optional<std::chrono::steady_clock::time_point>;
 
@@ -236,6 +258,7 @@ class Request {
 
  private:
   friend class Model;
+  friend class Session;
   explicit Request(internal::InFlightHandle request);
   internal::InFlightHandle request_;
 };
@@ -268,6 +291,12 @@ class Model {
   Result<Request> new_unchecked_request(std::span<const TensorSignature> inputs,
                                         const RequestOptions& options = {});
 
+  // A new session of this model; one that nobody has at present, by its id (session.h).
+  // Errors: FAILED_PRECONDITION when the model holds no state, or the session is torn or in use;
+  // RESOURCE_EXHAUSTED names the limit; NOT_FOUND, also for another user's session.
+  Result<Session> open_session(Deadline deadline = std::nullopt);
+  Result<Session> resume_session(const std::string& id, Deadline deadline = std::nullopt);
+
   // Slots in all, and free now, of the lane that is open; 0 in a forked child that has none yet.
   std::size_t slot_count() const;
   std::size_t free_slot_count() const;
@@ -289,6 +318,10 @@ class Client {
   // Opens a lane to a model that is ready, or becomes so until `deadline` (default: the
   // reconnect_timeout). NOT_FOUND names the models that exist.
   Result<Model> open(const std::string& model, Deadline deadline = std::nullopt);
+
+  // This user's sessions; everybody's (administrators). At most as many as one message holds.
+  Result<std::vector<SessionSummary>> sessions(bool all_users = false);
+  Status close_session(const std::string& id);
 
   Result<DaemonStatus> status();
   // Administration. `path`: an artifact beneath the daemon's configured roots; `name`: empty takes
