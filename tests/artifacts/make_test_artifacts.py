@@ -76,6 +76,42 @@ class Counter(torch.nn.Module):
         return total, total
 
 
+class Tape(torch.nn.Module):
+    """Two integer states, so that every byte can be foretold: `tape` is replaced, `marks` written in place."""
+
+    def forward(self, x, tape, marks):
+        total = x.sum()
+        new_tape = torch.remainder(tape * 31 + total, 1000003)
+        marks.add_(total)
+        return (new_tape.sum() + marks.sum()).reshape([1]), new_tape
+
+
+TAPE_POSITIONS = (8, 16)
+
+
+def leading_part(shapes_collection: List[List[List[int]]], states: List[torch.Tensor], bucket_idx: torch.Tensor):
+    shapes = shapes_collection[int(bucket_idx)]
+    views: List[torch.Tensor] = []
+    for i, view in enumerate(states):
+        for j, size in enumerate(shapes[i]):
+            view = torch.ops.aten.slice(view, dim=j, start=0, end=size)
+        views.append(view)
+    return views
+
+
+# The state preprocessor of the guide.
+def trailing_part(shapes_collection: List[List[List[int]]], states: List[torch.Tensor], bucket_idx: torch.Tensor):
+    shapes = shapes_collection[torch.ops.aten.Int(bucket_idx)]
+    views: List[torch.Tensor] = []
+    for i in range(len(shapes)):
+        view = states[i]
+        for j, size in enumerate(shapes[i]):
+            length = states[i].shape[j]
+            view = torch.ops.aten.slice(view, dim=j, start=length - size, end=length)
+        views.append(view)
+    return views
+
+
 # The kernel of the autobucketing guide, word for word.
 def sequence_length_bucket_kernel(tensor_list: List[torch.Tensor]):
     x = tensor_list[0]
@@ -203,13 +239,32 @@ def make_slow_and_stateful(folder):
     )
 
 
+def make_tapes(folder):
+    """Buckets of 4 and 8 numbers over the first (`tape_head`) or last (`tape_tail`) 8 or all 16 positions."""
+    for name, preprocessor in (("tape_head", leading_part), ("tape_tail", trailing_part)):
+        config = BucketModelConfig(
+            PadKernel(dims=[1]),
+            name=name,
+            input_names=["x"],
+            output_names=["check"],
+            shared_state_buffer=[torch.arange(32).reshape(2, 16), torch.arange(16) * 10],
+            shared_state_buffer_preprocessor=lambda chosen=preprocessor: torch.jit.script(chosen),
+            state_names=["tape", "marks"],
+            sequence_dims={"tape": 1, "marks": 0},
+            state_shapes=[[[2, positions], [positions]] for positions in TAPE_POSITIONS],
+        )
+        examples = [torch.ones(1, n, dtype=torch.int64) for n in (4, 8)]
+        traced = torch_neuronx.bucket_model_trace(lambda: (Tape(), {"tape": 1}), examples, config)
+        traced.save(folder / f"{name}.pt")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=pathlib.Path, required=True, help="folder for the artifacts")
     folder = parser.parse_args().output
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    for make in (make_identities, make_ranks, make_kernels, make_slow_and_stateful):
+    for make in (make_identities, make_ranks, make_kernels, make_slow_and_stateful, make_tapes):
         make(folder)
     count = len(list(folder.glob("*.pt")))
     print(f"{count} artifacts in {folder}, {time.monotonic() - started:.1f} s")

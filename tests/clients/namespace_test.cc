@@ -11,12 +11,6 @@
 namespace bucketd::test {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;  // sanitizers read /proc/self/maps
-#else
-constexpr bool kSanitized = false;
-#endif
-
 // $1: folder for the root, $2: program, $3: socket, $4: /proc too; then the program's arguments.
 constexpr const char* kEnter = R"(set -e
 root=$1 program=$2 socket=$3 proc=$4
@@ -59,7 +53,7 @@ TEST_P(Namespace, a_client_that_has_only_the_socket_works) {
   std::vector<std::string> arguments = unshare;
   for (const std::string& argument : std::initializer_list<std::string>{
            "/bin/sh", "-c", kEnter, "sh", root, executable("bucketd-test-client"),
-           daemon.socket_path(), kSanitized ? "yes" : "no", "--socket", "/bucketd/socket",
+           daemon.socket_path(), kIsSanitized ? "yes" : "no", "--socket", "/bucketd/socket",
            "--calls", "200", "--transport", GetParam()}) {
     arguments.push_back(argument);
   }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>  // NOLINT(modernize-deprecated-headers): SIGTERM
 
+#include <cstdlib>
 #include <iostream>
 #include <stdexcept>
 #include <utility>
@@ -20,6 +21,12 @@ std::filesystem::path executable(const std::string& name) {
 }
 
 std::filesystem::path artifact_directory() { return BUCKETD_TEST_ARTIFACT_DIR; }
+
+void expect_models_to_crash() {
+  const char* options = std::getenv("ASAN_OPTIONS");
+  const std::string all = std::string(options != nullptr ? options : "") + ":handle_segv=0";
+  ::setenv("ASAN_OPTIONS", all.c_str(), /*overwrite=*/1);
+}
 
 TestDaemon::TestDaemon(nlohmann::json config) : notify_(directory_.path() / "notify") {
   adopt_orphans();

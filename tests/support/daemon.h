@@ -72,6 +72,18 @@ class TestDaemon {
   std::optional<ChildProcess> process_;
 };
 
+// For tests whose models crash on purpose, before the daemon is started: a worker that is built
+// with the address sanitizer then dies by the signal itself, as others do, instead of writing a
+// report.
+void expect_models_to_crash();
+
+// Whether this build has a sanitizer that makes everything several times slower.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kIsSanitized = true;
+#else
+inline constexpr bool kIsSanitized = false;
+#endif
+
 // Asks `condition` again and again, until it holds or patience ends. For what only a round trip to
 // the daemon can tell: each call of `condition` must be one.
 template <typename Condition>
