@@ -62,14 +62,16 @@ Result<Model> Client::open(const std::string& model, Deadline deadline) {
   return Model(state_->model_lane(model, std::move(*lane)));
 }
 
-Result<std::vector<SessionSummary>> Client::sessions(bool all_users) {
+Result<std::vector<SessionSummary>> Client::sessions(bool all_users, bool* is_complete) {
   const auto list = [&](FlatBufferBuilder& builder) -> ControlConnection::Body {
     return {wire::Body::ListSessions, wire::CreateListSessions(builder, all_users).Union()};
   };
   const Result<internal::Answer> answer =
       state_->ask(list, wire::Body::SessionList, state_->default_deadline());
   if (!answer) return error(answer.error());
-  return internal::read_sessions(*answer->message().body_as_SessionList());
+  const wire::SessionList& sessions = *answer->message().body_as_SessionList();
+  if (is_complete != nullptr) *is_complete = sessions.is_complete();
+  return internal::read_sessions(sessions);
 }
 
 Status Client::close_session(const std::string& id) {

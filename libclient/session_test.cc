@@ -299,7 +299,9 @@ TEST_P(SessionTest, sessions_are_listed_and_closed_by_their_ids) {
   Session session = get(model.open_session());
   EXPECT_TRUE(mark(session, 1).ok());
   EXPECT_TRUE(session.checkpoint().ok());
-  const std::vector<SessionSummary> listed = get(client.sessions());
+  bool is_complete = false;
+  const std::vector<SessionSummary> listed = get(client.sessions(false, &is_complete));
+  EXPECT_TRUE(is_complete);
   ASSERT_EQ(listed.size(), 1u);
   EXPECT_EQ(listed[0].id, session.id());
   EXPECT_EQ(listed[0].model, "stateful");
@@ -309,6 +311,11 @@ TEST_P(SessionTest, sessions_are_listed_and_closed_by_their_ids) {
   EXPECT_EQ(listed[0].age.count(), 5000);
   EXPECT_EQ(listed[0].idle.count(), 3000);
   EXPECT_TRUE(listed[0].has_checkpoint);
+  {
+    const Session second = get(model.open_session());
+    EXPECT_EQ(get(client.sessions(false, &is_complete)).size(), 2u);
+    EXPECT_FALSE(is_complete);
+  }
   EXPECT_TRUE(client.close_session(session.id()).ok());
   EXPECT_TRUE(get(client.sessions(/*all_users=*/true)).empty());
   EXPECT_EQ(client.close_session(session.id()).code(), StatusCode::kNotFound);

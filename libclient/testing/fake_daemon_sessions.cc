@@ -90,6 +90,7 @@ bool FakeDaemon::handle_session_locked(Connection& connection, const wire::Messa
   return false;
 }
 
+// A list of more than one calls itself incomplete.
 void FakeDaemon::list_sessions_locked(Connection& connection, std::uint64_t id) {
   send_locked(connection, id, [&](FlatBufferBuilder& builder) -> Body {
     std::vector<flatbuffers::Offset<wire::SessionSummary>> sessions;
@@ -106,7 +107,8 @@ void FakeDaemon::list_sessions_locked(Connection& connection, std::uint64_t id) 
           session.checkpoint.has_value(), reason));
     }
     const auto wire_sessions = builder.CreateVector(sessions);
-    return {wire::Body::SessionList, wire::CreateSessionList(builder, wire_sessions, true).Union()};
+    return {wire::Body::SessionList,
+            wire::CreateSessionList(builder, wire_sessions, sessions_.all().size() < 2).Union()};
   });
 }
 

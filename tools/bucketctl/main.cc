@@ -24,8 +24,10 @@ struct Arguments {
   bool wait = false;
   bool json = false;
   std::string transport = "ring";
-  std::string model;      // describe, unload
-  std::string load_path;  // load
+  std::string model;       // describe, unload
+  std::string session;     // session close
+  bool all_users = false;  // sessions
+  std::string load_path;   // load
   std::string load_name;
   InferArguments infer;
 };
@@ -93,6 +95,18 @@ Outcome run(const CLI::App& app, Arguments& arguments) {
     arguments.infer.deadline = deadline;
     return outcome_of(infer(*client, arguments.infer), infer_text, infer_json);
   }
+  if (app.got_subcommand("sessions")) {
+    SessionListing listing;
+    Result<std::vector<SessionSummary>> sessions =
+        client->sessions(arguments.all_users, &listing.is_complete);
+    if (!sessions) return {sessions.error(), {}, {}};
+    listing.sessions = std::move(*sessions);
+    return {{}, sessions_text(listing), sessions_json(listing)};
+  }
+  if (app.got_subcommand("session")) {
+    return done(client->close_session(arguments.session),
+                "closed session " + printable(arguments.session));
+  }
   if (app.got_subcommand("load")) {
     return done(client->load_model(arguments.load_path, arguments.load_name, deadline),
                 "loaded " + printable(arguments.load_path));
@@ -120,8 +134,16 @@ int bucketctl_main(int argc, char** argv) {
 
   app.add_subcommand("status", "the daemon, its workers and models");
   app.add_subcommand("models", "the models and their states");
-  CLI::App* describe = app.add_subcommand("describe", "inputs, outputs, states and buckets");
+  CLI::App* describe =
+      app.add_subcommand("describe", "inputs, outputs, buckets, and how they get their states");
   describe->add_option("MODEL", arguments.model)->required();
+
+  CLI::App* sessions = app.add_subcommand("sessions", "the user's sessions");
+  sessions->add_flag("--all", arguments.all_users, "of every user (administrators)");
+  CLI::App* session = app.add_subcommand("session", "one session");
+  session->require_subcommand(1);
+  CLI::App* close = session->add_subcommand("close", "end it: its state is gone");
+  close->add_option("ID", arguments.session)->required();
 
   CLI::App* infer = app.add_subcommand("infer", "run a model once on .npy files");
   infer->add_option("MODEL", arguments.infer.model)->required();

@@ -33,7 +33,32 @@ json worker_json(const WorkerReport& worker) {
           {"cores", worker.core_count},
           {"completed", worker.completed},
           {"failed", worker.failed},
-          {"last_death", worker.last_death}};
+          {"last_death", worker.last_death},
+          {"state_bytes_copied", worker.state_bytes_copied},
+          {"state_bytes_written_back", worker.state_bytes_written_back}};
+}
+
+// "strided": the word stands for StateViewKind in JSON.
+const char* view_name(StateViewKind kind) {
+  switch (kind) {
+    case StateViewKind::kUnknown:
+      return "unknown";
+    case StateViewKind::kContiguous:
+      return "contiguous";
+    case StateViewKind::kStrided:
+      return "strided";
+    case StateViewKind::kCopy:
+      return "copy";
+  }
+  return "unknown";
+}
+
+json views_json(const BucketSpec& bucket) {
+  json views = json::array();
+  for (const StateViewSpec& view : bucket.state_views) {
+    views.push_back({{"kind", view_name(view.kind)}, {"reason", view.reason}});
+  }
+  return views;
 }
 
 const char* side_name(PadSide side) { return side == PadSide::kRight ? "right" : "left"; }
@@ -58,6 +83,24 @@ json models_json(const std::vector<ModelSummary>& models) {
                     {"generation", model.generation}});
   }
   return {{"models", list}};
+}
+
+json sessions_json(const SessionListing& listing) {
+  json list = json::array();
+  for (const SessionSummary& session : listing.sessions) {
+    list.push_back({{"id", session.id},
+                    {"uid", session.uid},
+                    {"model", session.model},
+                    {"state", session_status_name(session.status)},
+                    {"scope", session.scope == SessionScope::kModel ? "model" : "session"},
+                    {"bytes", session.state_bytes},
+                    {"age_ms", session.age.count()},
+                    {"idle_ms", session.idle.count()},
+                    {"requests", session.requests},
+                    {"has_checkpoint", session.has_checkpoint},
+                    {"reason", session.reason}});
+  }
+  return {{"sessions", list}, {"is_complete", listing.is_complete}};
 }
 
 json status_json(const DaemonStatus& status) {
@@ -95,7 +138,10 @@ json description_json(const ModelDescription& model) {
     json entry = {{"name", state.name},
                   {"dtype", dtype_name(state.dtype)},
                   {"shape", shape_json(state.shape)}};
-    if (state.sequence_dim) entry["sequence_dim"] = *state.sequence_dim;
+    if (state.sequence_dim) {
+      entry["sequence_dim"] = *state.sequence_dim;
+      entry["align"] = state.align == PadSide::kRight ? "left" : "right";
+    }
     states.push_back(entry);
   }
   json aliases = json::array();
@@ -106,7 +152,8 @@ json description_json(const ModelDescription& model) {
   for (const BucketSpec& bucket : model.buckets) {
     buckets.push_back({{"inputs", shapes_json(bucket.inputs)},
                        {"outputs", shapes_json(bucket.outputs)},
-                       {"states", shapes_json(bucket.states)}});
+                       {"states", shapes_json(bucket.states)},
+                       {"state_views", views_json(bucket)}});
   }
   json crop = json::array();
   for (const CropRule& rule : model.crop) {

@@ -11,6 +11,7 @@ namespace bucketd {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 ModelDescription bert() {
   ModelDescription model;
@@ -51,6 +52,95 @@ TEST(Render, json_carries_what_the_description_has) {
   EXPECT_EQ(json["states"][0]["sequence_dim"], 1);
   EXPECT_EQ(json["kernel"]["type"], "torchscript");
   EXPECT_EQ(json["crop"][0]["denominator"], 2);
+}
+
+TEST(Render, a_description_tells_how_each_bucket_gets_its_states_and_why) {
+  ModelDescription model = bert();
+  EXPECT_THAT(description_text(model), Not(HasSubstr("GOT AS")));  // no backend has told
+  model.buckets[0].state_views = {{StateViewKind::kStrided, "a slice of dimension 1"}};
+  model.buckets[1].state_views = {{StateViewKind::kCopy, "aten::index gathers\x1b[31m"}};
+  model.states[0].align = PadSide::kLeft;
+  const std::string text = description_text(model);
+  EXPECT_THAT(text, HasSubstr("[1, 512], sequence along dimension 1, right-aligned\n"));
+  EXPECT_THAT(text, HasSubstr("     0  cache  view, strided  a slice of dimension 1\n"
+                              "     1  cache  copy           aten::index gathers\\x1b[31m\n"));
+  const nlohmann::json json = description_json(model);
+  EXPECT_EQ(json["buckets"][0]["state_views"][0]["kind"], "strided");
+  EXPECT_EQ(json["buckets"][0]["state_views"][0]["reason"], "a slice of dimension 1");
+  EXPECT_EQ(json["buckets"][1]["state_views"][0]["kind"], "copy");
+  EXPECT_EQ(json["states"][0]["align"], "right");
+}
+
+TEST(Render, states_that_a_bucket_gets_alike_share_a_row) {
+  ModelDescription model = bert();
+  model.states = {{"keys", DType::kFloat32, {512}, {}}, {"values", DType::kFloat32, {512}, {}}};
+  for (BucketSpec& bucket : model.buckets) {
+    bucket.states = {{512}, {512}};
+    bucket.state_views = {{StateViewKind::kContiguous, "no preprocessor"},
+                          {StateViewKind::kContiguous, "no preprocessor"}};
+  }
+  model.buckets[1].state_views[1] = {StateViewKind::kUnknown, ""};
+  EXPECT_THAT(description_text(model),
+              HasSubstr("     0  all 2   view, contiguous  no preprocessor\n"
+                        "     1  keys    view, contiguous  no preprocessor\n"
+                        "     1  values  unknown           -\n"));
+  const nlohmann::json json = description_json(model);
+  EXPECT_EQ(json["buckets"][1]["state_views"].size(), 2u);
+  EXPECT_FALSE(json["states"][0].contains("align"));
+}
+
+TEST(Render, sessions_are_listed_with_what_is_known_of_them) {
+  SessionSummary own;
+  own.id = "00112233445566778899aabbccddeeff";
+  own.uid = 4000000000;  // nobody's
+  own.model = "bert";
+  own.status = SessionStatus::kTorn;
+  own.state_bytes = 1536;
+  own.age = std::chrono::seconds(65);
+  own.idle = std::chrono::seconds(5);
+  own.requests = 7;
+  own.has_checkpoint = true;
+  own.reason = "its worker\nwas killed";
+  SessionSummary shared;
+  shared.uid = 0;
+  shared.model = "gpt";
+  shared.scope = SessionScope::kModel;
+  shared.state_bytes = std::uint64_t{3} << 30;
+  const std::string text = sessions_text({{own, shared}, true});
+  EXPECT_THAT(text,
+              HasSubstr("00112233445566778899aabbccddeeff  4000000000  bert   session  torn   "
+                        "1.5 KiB  1m 5s   5 s         7  yes         its "
+                        "worker\\x0awas killed\n"));
+  EXPECT_THAT(text,
+              HasSubstr("-                                 root        gpt    model    open   "
+                        "3.0 GiB    0 s   0 s         0  no          -\n"));
+  const nlohmann::json json = sessions_json({{own, shared}, false});
+  EXPECT_EQ(json["sessions"][0]["id"], own.id);
+  EXPECT_EQ(json["sessions"][0]["state"], "torn");
+  EXPECT_EQ(json["sessions"][0]["bytes"], 1536);
+  EXPECT_EQ(json["sessions"][0]["age_ms"], 65000);
+  EXPECT_EQ(json["sessions"][0]["idle_ms"], 5000);
+  EXPECT_EQ(json["sessions"][0]["has_checkpoint"], true);
+  EXPECT_EQ(json["sessions"][1]["scope"], "model");
+  EXPECT_EQ(json["is_complete"], false);
+  EXPECT_THAT(text, Not(HasSubstr("and more")));
+  EXPECT_THAT(sessions_text({{own}, false}), HasSubstr("and more"));
+  EXPECT_EQ(sessions_text({}), "no sessions\n");
+}
+
+TEST(Render, copied_state_is_told_where_there_is_any) {
+  DaemonStatus status;
+  status.workers.resize(2);
+  status.workers[1].worker_id = 1;
+  status.workers[1].state_bytes_copied = 5 << 20;
+  status.workers[1].state_bytes_written_back = 12;
+  const std::string text = status_text(status);
+  EXPECT_THAT(text, HasSubstr("worker 1 copied 5.0 MiB of state"));
+  EXPECT_THAT(text, Not(HasSubstr("worker 0 copied")));
+  const nlohmann::json json = status_json(status);
+  EXPECT_EQ(json["workers"][0]["state_bytes_copied"], 0);
+  EXPECT_EQ(json["workers"][1]["state_bytes_copied"], 5 << 20);
+  EXPECT_EQ(json["workers"][1]["state_bytes_written_back"], 12);
 }
 
 TEST(Render, status_lists_workers_and_models_with_reasons) {

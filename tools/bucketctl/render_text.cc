@@ -1,3 +1,8 @@
+#include <pwd.h>
+
+#include <algorithm>
+#include <array>
+#include <iomanip>
 #include <sstream>
 
 #include "tools/bucketctl/render.h"
@@ -18,6 +23,32 @@ std::string duration_text(std::chrono::milliseconds duration) {
   return std::to_string(seconds) + " s";
 }
 
+// "512 B", "1.5 KiB", "3.0 GiB".
+std::string bytes_text(std::uint64_t bytes) {
+  if (bytes < 1024) return std::to_string(bytes) + " B";
+  auto value = static_cast<double>(bytes);
+  const char* unit = "";
+  for (const char* next : {"KiB", "MiB", "GiB", "TiB"}) {
+    if (value < 1024) break;
+    value /= 1024;
+    unit = next;
+  }
+  std::ostringstream text;
+  text << std::fixed << std::setprecision(1) << value << " " << unit;
+  return text.str();
+}
+
+// The user's name; the number of one that has none here.
+std::string owner_text(std::uint32_t uid) {
+  passwd entry{};
+  passwd* found = nullptr;
+  std::array<char, 4096> strings;
+  if (::getpwuid_r(uid, &entry, strings.data(), strings.size(), &found) == 0 && found != nullptr) {
+    return found->pw_name;
+  }
+  return std::to_string(uid);
+}
+
 std::string cores_text(const WorkerReport& worker) {
   if (worker.core_count == 0) return "-";
   if (worker.core_count == 1) return std::to_string(worker.first_core);
@@ -29,6 +60,49 @@ std::string shapes_text(const std::vector<Shape>& shapes) {
   std::string result;
   for (const Shape& shape : shapes) result += (result.empty() ? "" : " ") + shape.to_string();
   return result.empty() ? "-" : result;
+}
+
+// "[1, 512], sequence along dimension 1".
+std::string state_sizes_text(const StateSpec& state) {
+  std::string result = state.shape.to_string();
+  if (!state.sequence_dim) return result;
+  result += ", sequence along dimension " + std::to_string(*state.sequence_dim);
+  if (state.align == PadSide::kLeft) result += ", right-aligned";
+  return result;
+}
+
+const char* view_text(StateViewKind kind) {
+  switch (kind) {
+    case StateViewKind::kContiguous:
+      return "view, contiguous";
+    case StateViewKind::kStrided:
+      return "view, strided";
+    case StateViewKind::kCopy:
+      return "copy";
+    case StateViewKind::kUnknown:
+      break;
+  }
+  return "unknown";
+}
+
+// How each bucket gets each state, and why. One row for a bucket whose states are all got alike.
+std::string state_views_text(const ModelDescription& model) {
+  TextTable table({">BUCKET", "STATE", "GOT AS", "WHY"});
+  bool is_empty = true;
+  for (std::size_t b = 0; b < model.buckets.size(); ++b) {
+    const std::vector<StateViewSpec>& views = model.buckets[b].state_views;
+    const bool all_alike = std::ranges::all_of(
+        views, [&](const StateViewSpec& view) { return view == views.front(); });
+    for (std::size_t s = 0; s < views.size(); ++s) {
+      std::string name = s < model.states.size() ? model.states[s].name : std::to_string(s);
+      if (all_alike && views.size() > 1) name = "all " + std::to_string(views.size());
+      table.add_row({std::to_string(b), name, view_text(views[s].kind),
+                     views[s].reason.empty() ? "-" : views[s].reason});
+      is_empty = false;
+      if (all_alike) break;
+    }
+  }
+  return is_empty ? std::string() : "\n" + table.to_string();
 }
 
 const char* side_text(PadSide side) { return side == PadSide::kRight ? "right" : "left"; }
@@ -100,8 +174,30 @@ std::string status_text(const DaemonStatus& status) {
                      std::to_string(worker.completed), std::to_string(worker.failed),
                      worker.last_death.empty() ? "-" : worker.last_death});
   }
-  text << workers.to_string() << "\n" << models_text(status.models);
+  text << workers.to_string();
+  for (const WorkerReport& worker : status.workers) {
+    if (worker.state_bytes_copied == 0) continue;
+    text << "worker " << worker.worker_id << " copied " << bytes_text(worker.state_bytes_copied)
+         << " of state for buckets whose slices are no views (see describe)\n";
+  }
+  text << "\n" << models_text(status.models);
   return text.str();
+}
+
+std::string sessions_text(const SessionListing& listing) {
+  if (listing.sessions.empty()) return "no sessions\n";
+  TextTable table({"SESSION", "OWNER", "MODEL", "SCOPE", "STATE", ">BYTES", ">AGE", ">IDLE",
+                   ">REQUESTS", "CHECKPOINT", "REASON"});
+  for (const SessionSummary& session : listing.sessions) {
+    table.add_row({session.id.empty() ? "-" : session.id, owner_text(session.uid), session.model,
+                   session.scope == SessionScope::kModel ? "model" : "session",
+                   session_status_name(session.status), bytes_text(session.state_bytes),
+                   duration_text(session.age), duration_text(session.idle),
+                   std::to_string(session.requests), session.has_checkpoint ? "yes" : "no",
+                   session.reason.empty() ? "-" : session.reason});
+  }
+  return table.to_string() +
+         (listing.is_complete ? "" : "and more, which the daemon could not list at once\n");
 }
 
 std::string description_text(const ModelDescription& model) {
@@ -125,14 +221,14 @@ std::string description_text(const ModelDescription& model) {
   for (std::size_t i = 0; i < model.states.size(); ++i) {
     tensors.add_row({"state " + std::to_string(i), model.states[i].name,
                      std::string(dtype_name(model.states[i].dtype)),
-                     model.states[i].shape.to_string()});
+                     state_sizes_text(model.states[i])});
   }
   TextTable buckets({">BUCKET", "INPUTS", "OUTPUTS", "STATES"});
   for (std::size_t b = 0; b < model.buckets.size(); ++b) {
     buckets.add_row({std::to_string(b), shapes_text(model.buckets[b].inputs),
                      shapes_text(model.buckets[b].outputs), shapes_text(model.buckets[b].states)});
   }
-  text << "\n" << tensors.to_string() << "\n" << buckets.to_string();
+  text << "\n" << tensors.to_string() << "\n" << buckets.to_string() << state_views_text(model);
   return text.str();
 }
 

@@ -319,8 +319,10 @@ class Client {
   // reconnect_timeout). NOT_FOUND names the models that exist.
   Result<Model> open(const std::string& model, Deadline deadline = std::nullopt);
 
-  // This user's sessions; everybody's (administrators). At most as many as one message holds.
-  Result<std::vector<SessionSummary>> sessions(bool all_users = false);
+  // This user's sessions; everybody's (administrators). At most as many as one message of the
+  // daemon holds: `is_complete`, if it is not null, gets whether these are all.
+  Result<std::vector<SessionSummary>> sessions(bool all_users = false, bool* is_complete = nullptr);
+  // Closes a session of this user, whoever has it. NOT_FOUND, also for another user's.
   Status close_session(const std::string& id);
 
   Result<DaemonStatus> status();
