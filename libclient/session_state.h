@@ -12,8 +12,8 @@
 // Lifetime: of the Session handles. Requests refer to it weakly. Its end closes the session, unless
 // another connection may have it by now.
 //
-// Thread safety: all methods from any thread. The mutex is held for moments only, and before no
-// other.
+// Thread safety: all methods from any thread. The mutex is held for moments only, before the
+// ClientState's.
 #pragma once
 
 #include <cstddef>
