@@ -93,6 +93,10 @@ class BucketModel {
   // Writes the artifact's initial values into `states` (full buffers).
   virtual Status initialise_states(std::span<const TensorView> states) = 0;
 
+  // What initialise_states() writes into that state: as many bytes as its full buffer has. Constant
+  // over the model's life.
+  virtual const std::byte* initial_state(std::size_t state) const = 0;
+
   // Bytes of weights and constants that the model holds.
   virtual std::uint64_t resident_bytes() const = 0;
 };

@@ -6,6 +6,7 @@
 
 #include "daemon/worker/fault_handler.h"
 #include "daemon/worker/request_runner.h"
+#include "daemon/worker/session_operation.h"
 
 namespace bucketd {
 
@@ -20,7 +21,11 @@ Executors::Executors(std::size_t count, Backend& backend, Scheduler& scheduler,
       RequestRunner runner(executor, status);
       Job job;
       while (scheduler.next(job)) {
-        runner.run(job);
+        if (job.operation != nullptr) {
+          run_operation(executor, status, *job.operation);
+        } else {
+          runner.run(job);
+        }
         scheduler.finish(job);
       }
     });

@@ -24,6 +24,7 @@ class ClientQueue;
 class Lane;
 struct QueuedRequest;
 struct Session;
+struct SessionOperation;
 
 // The order of one session's requests.
 struct SessionOrder {
@@ -32,10 +33,12 @@ struct SessionOrder {
   QueuedRequest* last_waiting = nullptr;
 };
 
-// One request that was taken. Lives in its lane, one for each slot.
+// One request that was taken: lives in its lane, one for each slot. Or an operation on a session,
+// which is queued like one: lives in that.
 struct QueuedRequest {
   SubmissionEntry entry{};
-  Lane* lane = nullptr;
+  Lane* lane = nullptr;                   // null: an operation
+  SessionOperation* operation = nullptr;  // null: a request
   ClientQueue* client = nullptr;
   std::shared_ptr<Session> session;  // null: none, or not found
   SessionOrder* order = nullptr;     // that of `session`
@@ -69,7 +72,7 @@ class RequestQueue {
   // Whether pop() would give one.
   bool has_ready() const { return first_ != nullptr; }
 
-  // request.lane, client, entry, session and order are set.
+  // request.lane or operation, client, entry, session and order are set.
   void add(QueuedRequest& request);
 
   // The next request to run, or null.

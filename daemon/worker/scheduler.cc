@@ -47,6 +47,7 @@ Scheduler::~Scheduler() {
     drop_all(*channel);
     channel->scheduling.lanes.clear();
   }
+  for (const auto& operation : operations_) operation->queued.session = nullptr;
 }
 
 // --- taking and picking ---
@@ -61,8 +62,8 @@ void Scheduler::enqueue(Lane& lane, const SubmissionEntry& entry, std::uint64_t 
   if (entry.session_handle != 0) {
     const auto found = sessions_.find({lane.channel().connection_id(), entry.session_handle});
     if (found != sessions_.end()) {
-      request.session = found->second;
-      request.order = &found->second->order;
+      request.session = found->second.session;
+      request.order = &request.session->order;
     }
   }
   if (entry.deadline_ns != 0) {
@@ -128,12 +129,24 @@ void Scheduler::violation(Channel& channel, const std::string& reason) {
 }
 
 Job Scheduler::make_job(QueuedRequest& request) {
+  if (request.operation != nullptr) {
+    return Job{nullptr,
+               request.operation->shared_from_this(),
+               std::move(request.session),
+               request.entry,
+               request.taken_ns,
+               false};
+  }
   if (request.entry.deadline_ns != 0) {
     --request.lane->queued_deadlines;
     --queued_deadlines_;
   }
-  return Job{request.lane->shared_from_this(), std::move(request.session), request.entry,
-             request.taken_ns, false};
+  return Job{request.lane->shared_from_this(),
+             nullptr,
+             std::move(request.session),
+             request.entry,
+             request.taken_ns,
+             false};
 }
 
 bool Scheduler::pick(Job& job) {
@@ -171,7 +184,8 @@ bool Scheduler::next(Job& job) {
 Scheduler::Rousing Scheduler::before_running(Job& job) {
   Rousing rousing;
   const bool more = queue_.has_ready();
-  const bool is_long = job.lane->model().expected_ns.load(std::memory_order_relaxed) >= kHandOverNs;
+  const bool is_long = job.operation != nullptr ||
+                       job.lane->model().expected_ns.load(std::memory_order_relaxed) >= kHandOverNs;
   if (followers_ > 0) {
     if (more || (!has_leader_ && is_long)) {
       rousing.follower = true;
@@ -283,11 +297,16 @@ void Scheduler::finish(Job& job) {
     const std::lock_guard lock(mutex_);
     if (job.session != nullptr) queue_.finish(job.session->order);
     if (job.is_unled) --unled_running_;
-    account_end(*job.lane);
+    if (job.operation != nullptr) {
+      account_end(*job.operation);
+    } else {
+      account_end(*job.lane);
+    }
   }
   // Outside the lock: the last holder unmaps.
   job.session = nullptr;
   job.lane = nullptr;
+  job.operation = nullptr;
 }
 
 void Scheduler::submit(Lane& lane, const SubmissionEntry& entry) {

@@ -21,6 +21,7 @@
 #include "daemon/worker/lane.h"
 #include "daemon/worker/request_queue.h"
 #include "daemon/worker/session.h"
+#include "daemon/worker/session_operation.h"
 #include "daemon/worker/status_page.h"
 
 namespace bucketd {
@@ -37,10 +38,11 @@ inline constexpr std::uint64_t kDeputyLookNs = 4'000'000;
 // long it goes on after the last request during which none could: it is not told anew of each.
 inline constexpr std::uint64_t kDeadlineLookNs = 100'000'000;
 
-// One request, as its executor holds it.
+// One request or operation, as its executor holds it.
 struct Job {
-  std::shared_ptr<Lane> lane;
-  std::shared_ptr<Session> session;  // null: none was named, or it was not found
+  std::shared_ptr<Lane> lane;                   // null: an operation
+  std::shared_ptr<SessionOperation> operation;  // null: a request
+  std::shared_ptr<Session> session;             // null: none was named, or it was not found
   SubmissionEntry entry{};
   std::uint64_t taken_ns = 0;
   bool is_unled = false;  // expected to be short: nobody was roused to watch meanwhile
@@ -103,12 +105,23 @@ class Scheduler {
   // answered UNAVAILABLE.
   bool retire_if_idle(Lane& lane);
 
+  // Binds a session for a connection; `gone` comes when nothing of the connection uses it any more.
   // False if the connection has a session of this handle.
-  bool add_session(std::shared_ptr<Session> session);
-  // Takes out the sessions of a model.
-  std::vector<std::shared_ptr<Session>> remove_sessions_of(const LoadedModel& model);
-  // Takes a session out; its queued requests are answered CANCELLED. Null if there is none.
-  std::shared_ptr<Session> remove_session(std::uint64_t connection_id, std::uint64_t handle);
+  bool add_session(std::uint64_t connection_id, std::shared_ptr<Session> session, GoneNotice gone);
+  // The session that some connection has bound by this handle. Null if there is none.
+  std::shared_ptr<Session> find_shared_session(std::uint64_t handle) const;
+  // The connection's own. Null if there is none.
+  std::shared_ptr<Session> find_session(std::uint64_t connection_id, std::uint64_t handle) const;
+  // Takes out the sessions of a model; what is queued of them still runs.
+  void remove_sessions_of(const LoadedModel& model);
+  // Takes out the connection's hold of a session; what is queued of it there is answered CANCELLED.
+  // The flag is set when nothing of it runs any more; null if there is no such session.
+  GoneNotice::Flag remove_session(std::uint64_t connection_id, std::uint64_t handle);
+
+  // Queues an operation after what its connection's rings hold of the session by now. It is
+  // answered CANCELLED if the connection no longer has the session, UNAVAILABLE after drain(). Also
+  // from the stream thread.
+  void operate(const std::shared_ptr<SessionOperation>& operation);
 
   // Takes what was submitted by now, and nothing more.
   void drain();
@@ -171,6 +184,12 @@ class Scheduler {
   void drop_all(Channel& channel);
   Job make_job(QueuedRequest& request);
   void account_end(Lane& lane);
+  void account_end(SessionOperation& operation);
+  std::vector<std::shared_ptr<SessionOperation>> take_out_operations(std::uint64_t connection_id,
+                                                                     const Session& session);
+  void forget(Session& session);
+  void look_into_rings_of(std::uint64_t connection_id);
+  std::shared_ptr<ClientQueue> queue_of_connection(std::uint64_t connection_id);
   void remove_lane(Lane& lane);
 
   void join_connection(Channel& channel);
@@ -193,7 +212,13 @@ class Scheduler {
   std::vector<std::shared_ptr<RingChannel>> ring_channels_;
   std::uint64_t channels_version_ = 1;
   std::unordered_map<std::uint64_t, std::weak_ptr<ClientQueue>> connections_;
-  std::unordered_map<SessionKey, std::shared_ptr<Session>, SessionKeyHash> sessions_;
+  struct BoundSession {
+    std::shared_ptr<Session> session;  // keeps its SessionBinding alive
+    GoneNotice::Flag gone;             // of that
+  };
+  std::unordered_map<SessionKey, BoundSession, SessionKeyHash> sessions_;
+  std::unordered_map<std::uint64_t, std::weak_ptr<Session>> sessions_by_handle_;
+  std::vector<std::shared_ptr<SessionOperation>> operations_;  // queued or being run
   RequestQueue queue_;
   std::size_t in_flight_ = 0;             // queued or being executed
   std::size_t queued_deadlines_ = 0;      // queued requests that have one

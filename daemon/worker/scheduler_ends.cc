@@ -57,12 +57,17 @@ void Scheduler::join_connection(Channel& channel) {
   if (connections_.size() > 2 * channels_.size() + 16) {
     std::erase_if(connections_, [](const auto& known) { return known.second.expired(); });
   }
-  std::weak_ptr<ClientQueue>& known = connections_[channel.connection_id()];
-  channel.scheduling.queue = known.lock();
-  if (channel.scheduling.queue == nullptr) {
-    channel.scheduling.queue = std::make_shared<ClientQueue>();
-    known = channel.scheduling.queue;
+  channel.scheduling.queue = queue_of_connection(channel.connection_id());
+}
+
+std::shared_ptr<ClientQueue> Scheduler::queue_of_connection(std::uint64_t connection_id) {
+  std::weak_ptr<ClientQueue>& known = connections_[connection_id];
+  std::shared_ptr<ClientQueue> queue = known.lock();
+  if (queue == nullptr) {
+    queue = std::make_shared<ClientQueue>();
+    known = queue;
   }
+  return queue;
 }
 
 void Scheduler::add_ring_channel(std::shared_ptr<RingChannel> channel) {
@@ -192,51 +197,6 @@ bool Scheduler::retire_if_idle(Lane& lane) {
                                                         "' is being unloaded or replaced"));
   lane.close();
   return true;
-}
-
-bool Scheduler::add_session(std::shared_ptr<Session> session) {
-  const std::lock_guard lock(mutex_);
-  const SessionKey key{session->connection_id, session->handle};
-  return sessions_.emplace(key, std::move(session)).second;
-}
-
-std::shared_ptr<Session> Scheduler::remove_session(std::uint64_t connection_id,
-                                                   std::uint64_t handle) {
-  std::shared_ptr<Session> session;
-  std::vector<Job> jobs;
-  {
-    const std::lock_guard lock(mutex_);
-    const auto found = sessions_.find({connection_id, handle});
-    if (found == sessions_.end()) return nullptr;
-    session = std::move(found->second);
-    sessions_.erase(found);
-    for (const auto& [id, channel] : channels_) {
-      if (channel->connection_id() != connection_id) continue;
-      for (const std::shared_ptr<Lane>& lane : channel->scheduling.lanes) {
-        std::vector<Job> some = take_out(*lane, [&](const QueuedRequest& request) {
-          return request.session.get() == session.get();
-        });
-        std::move(some.begin(), some.end(), std::back_inserter(jobs));
-      }
-    }
-  }
-  answer_all(jobs,
-             Status(StatusCode::kCancelled, "the session was closed before the request started"));
-  return session;
-}
-
-std::vector<std::shared_ptr<Session>> Scheduler::remove_sessions_of(const LoadedModel& model) {
-  std::vector<std::shared_ptr<Session>> removed;
-  const std::lock_guard lock(mutex_);
-  for (auto at = sessions_.begin(); at != sessions_.end();) {
-    if (at->second->model.get() == &model) {
-      removed.push_back(std::move(at->second));
-      at = sessions_.erase(at);
-    } else {
-      ++at;
-    }
-  }
-  return removed;
 }
 
 void Scheduler::drain() {

@@ -11,18 +11,12 @@
 #include "daemon/worker/answer.h"
 
 namespace bucketd {
-namespace {
-
-// Bytes that one connection may move before the others get their turn.
-constexpr std::uint64_t kBytesATurn = 1 << 20;
-
-}  // namespace
-
 // Nothing: `got` grew. Else why it did not.
 std::optional<StreamConnection::Progress> StreamConnection::receive_into(std::byte* data,
                                                                          std::uint64_t bytes,
                                                                          std::uint64_t& got) {
-  const ssize_t received = ::recv(socket_.get(), data, std::min(bytes, kBytesATurn), MSG_DONTWAIT);
+  const ssize_t received =
+      ::recv(socket_.get(), data, std::min(bytes, kStreamBytesATurn), MSG_DONTWAIT);
   if (received == 0) return Progress::kEnded;
   if (received < 0) {
     if (errno == EINTR) return Progress::kMore;
@@ -78,7 +72,7 @@ void StreamConnection::submit(Scheduler& scheduler) {
 
 StreamConnection::Progress StreamConnection::receive(Scheduler& scheduler) {
   std::uint64_t turn = 0;
-  while (turn < kBytesATurn) {
+  while (turn < kStreamBytesATurn) {
     if (!filling_ && !lane_->has_free_slot()) return Progress::kWaiting;
     std::uint64_t got = 0;
     if (!filling_) {
@@ -109,7 +103,7 @@ StreamConnection::Progress StreamConnection::receive(Scheduler& scheduler) {
 
 StreamConnection::Progress StreamConnection::send() {
   std::uint64_t turn = 0;
-  while (turn < kBytesATurn) {
+  while (turn < kStreamBytesATurn) {
     if (!sending_) {
       sending_ = lane_->next_answer();
       if (!sending_) return Progress::kWaiting;

@@ -17,6 +17,9 @@
 
 namespace bucketd {
 
+// Bytes that one connection may move before the others get their turn.
+inline constexpr std::uint64_t kStreamBytesATurn = 1 << 20;
+
 class StreamConnection {
  public:
   StreamConnection(std::shared_ptr<StreamLane> lane, UniqueFd socket)

@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 
 #include <algorithm>
 #include <array>
@@ -58,6 +59,14 @@ void StreamServer::add(std::shared_ptr<StreamLane> lane, UniqueFd socket) {
   mailbox_->event.notify();
 }
 
+void StreamServer::when_read(std::uint64_t connection_id, std::function<void()> then) {
+  {
+    const std::lock_guard lock(mutex_);
+    questions_.push_back({connection_id, std::move(then)});
+  }
+  mailbox_->event.notify();
+}
+
 void StreamServer::run() {
   std::array<epoll_event, 64> events;
   while (!is_stopping_.load(std::memory_order_acquire)) {
@@ -81,9 +90,11 @@ void StreamServer::run() {
 void StreamServer::take_mail() {
   mailbox_->event.drain();
   std::vector<std::unique_ptr<Served>> added;
+  std::vector<Question> questions;
   {
     const std::lock_guard lock(mutex_);
     added.swap(added_);
+    questions.swap(questions_);
   }
   for (std::unique_ptr<Served>& served : added) {
     const std::uint64_t channel_id = served->connection.lane().channel().id();
@@ -99,6 +110,25 @@ void StreamServer::take_mail() {
     noted.swap(mailbox_->noted);
   }
   for (const std::uint64_t channel_id : noted) serve(channel_id, false);
+  for (const Question& question : questions) {
+    read_what_is_there(question.connection_id);
+    question.then();
+  }
+}
+
+void StreamServer::read_what_is_there(std::uint64_t connection_id) {
+  // Serving one may end it.
+  std::vector<std::pair<std::uint64_t, int>> sockets;
+  for (const auto& [channel_id, served] : served_) {
+    if (served->connection.lane().channel().connection_id() == connection_id) {
+      sockets.emplace_back(channel_id, served->connection.socket());
+    }
+  }
+  for (const auto& [channel_id, socket] : sockets) {
+    int bytes = 0;  // at this moment: a client that goes on sending does not keep us
+    if (::ioctl(socket, FIONREAD, &bytes) != 0) continue;
+    for (; bytes > 0; bytes -= static_cast<int>(kStreamBytesATurn)) serve(channel_id, true);
+  }
 }
 
 void StreamServer::serve(std::uint64_t channel_id, bool readable) {

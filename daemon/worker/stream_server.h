@@ -15,6 +15,7 @@
 #include <optional>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "common/fd.h"
@@ -45,6 +46,10 @@ class StreamServer {
   // Serves `socket` for a lane that the scheduler has already; its channel has no other.
   void add(std::shared_ptr<StreamLane> lane, UniqueFd socket);
 
+  // Calls `then` on the stream thread when what the connection's sockets hold now was read, as far
+  // as its lanes have free slots. Not called if the server ends before. From any thread.
+  void when_read(std::uint64_t connection_id, std::function<void()> then);
+
  private:
   struct Served {
     Served(std::shared_ptr<StreamLane> lane, UniqueFd socket)
@@ -59,6 +64,7 @@ class StreamServer {
   void run();
   void take_mail();
   void serve(std::uint64_t channel_id, bool readable);
+  void read_what_is_there(std::uint64_t connection_id);
   void end(std::uint64_t channel_id);
   // How long to sleep; ends connections that lingered long enough.
   int end_lingering();
@@ -69,6 +75,11 @@ class StreamServer {
   const std::shared_ptr<StreamMailbox> mailbox_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Served>> added_;  // guarded by mutex_
+  struct Question {
+    std::uint64_t connection_id = 0;
+    std::function<void()> then;
+  };
+  std::vector<Question> questions_;  // guarded by mutex_
   std::atomic<bool> is_stopping_{false};
 
   // The thread's own.

@@ -86,6 +86,12 @@ Status Worker::on_message(const link::Message& message, Fds fds) {
     case link::Body::ReleaseSession:
       release_session(id, *message.body_as_ReleaseSession());
       return Status();
+    case link::Body::OperateSession:
+      operate_session(id, *message.body_as_OperateSession());
+      return Status();
+    case link::Body::UnmapArena:
+      unmap_arena(id, *message.body_as_UnmapArena());
+      return Status();
     case link::Body::Drain:
       drain(id);
       return Status();

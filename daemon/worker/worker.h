@@ -58,14 +58,18 @@ class Worker : public ControlLink::Handler {
   void close_lane(std::uint64_t request_id, const link::CloseLane& message);
   void close_channel(std::uint64_t request_id, const link::CloseChannel& message);
   void map_arena(std::uint64_t request_id, const link::MapArena& message, Fds fds);
+  void unmap_arena(std::uint64_t request_id, const link::UnmapArena& message);
   void bind_session(std::uint64_t request_id, const link::BindSession& message);
   void release_session(std::uint64_t request_id, const link::ReleaseSession& message);
+  void operate_session(std::uint64_t request_id, const link::OperateSession& message);
   void drain(std::uint64_t request_id);
 
   Status open_ring_lane(const link::OpenLane& message, Fds fds, std::shared_ptr<LoadedModel> model);
   Status open_stream_lane(const link::OpenLane& message, Fds fds,
                           std::shared_ptr<LoadedModel> model);
+  // A new session, or the one that another connection has bound by this handle.
   Result<std::shared_ptr<Session>> make_session(const link::BindSession& message);
+  Result<std::shared_ptr<const StateArena>> find_arena(std::uint32_t arena_id) const;
   // Called on the stream thread.
   void stream_ended(std::uint64_t channel_id, std::uint32_t lane_id, GoneNotice::Flag gone);
   void tell_ended_streams();
@@ -86,7 +90,7 @@ class Worker : public ControlLink::Handler {
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Scheduler> scheduler_;
   std::unordered_map<std::uint32_t, std::shared_ptr<LoadedModel>> models_;
-  std::unordered_map<std::uint32_t, std::shared_ptr<const MappedRegion>> arenas_;
+  std::unordered_map<std::uint32_t, std::shared_ptr<const StateArena>> arenas_;
   std::vector<Pending> pending_;
   std::mutex ended_mutex_;
   struct EndedStream {

@@ -67,6 +67,37 @@ class WorkerDeathTest : public ::testing::Test {
     std::_Exit(1);
   }
 
+  // In the child: a worker whose model dies while it resets session 7.
+  void reset_until_death() {
+    SupervisorEnd worker(
+        [](const std::string& name) -> Result<std::unique_ptr<BucketModel>> {
+          ModelDescription model = pad_model(name, {4});
+          model.states = {{"cache", DType::kUint8, Shape{16}, std::nullopt}};
+          model.buckets[0].states = {Shape{16}};
+          return std::make_unique<testing::FakeModel>(model, nullptr, []() -> Status { abort(); });
+        },
+        {.installs_fault_handler = true, .status_page = UniqueFd(::dup(page_fd_.get()))});
+    worker.configure(1);
+    EXPECT_EQ(worker.load_model(kCulprit, "culprit").type(), link::Body::ModelLoaded);
+    const UniqueFd arena = std::move(*create_memfd("test-arena", 4096));
+    using flatbuffers::FlatBufferBuilder;
+    worker.answer_to(worker.send(
+        [](FlatBufferBuilder& builder) { return link::CreateMapArena(builder, 1, 4096); },
+        {arena.get()}));
+    worker.answer_to(worker.send([](FlatBufferBuilder& builder) {
+      return link::CreateBindSession(builder, 11, 7, kCulprit, 1,
+                                     builder.CreateVector(std::vector<std::uint64_t>{0}), false);
+    }));
+    worker.answer_to(worker.send([](FlatBufferBuilder& builder) {
+      return link::CreateOperateSession(builder, 11, 7, link::StateOperation::kReset);
+    }));
+    std::_Exit(1);
+  }
+
+  const ExecutorStatus& first_executor() const {
+    return static_cast<const WorkerStatus*>(page_.get_address())->executors[0];
+  }
+
   void expect_only_the_culprit_is_named() {
     const auto& status = *static_cast<const WorkerStatus*>(page_.get_address());
     std::size_t executing = 0;
@@ -94,6 +125,14 @@ TEST_F(WorkerDeathTest, names_the_culprit_of_an_abort_among_several_that_execute
 TEST_F(WorkerDeathTest, names_the_culprit_of_a_wild_write_among_several_that_execute) {
   EXPECT_DEATH(serve_until_death(write_wildly), "");
   expect_only_the_culprit_is_named();
+}
+
+TEST_F(WorkerDeathTest, names_the_session_that_was_being_reset) {
+  EXPECT_DEATH(reset_until_death(), "");
+  EXPECT_EQ(first_executor().state.load(), static_cast<std::uint32_t>(ExecutorState::kExecuting));
+  EXPECT_EQ(first_executor().session_handle.load(), 7u);
+  EXPECT_EQ(first_executor().model_id.load(), kCulprit);
+  EXPECT_EQ(first_executor().channel_id.load(), 0u);
 }
 
 }  // namespace

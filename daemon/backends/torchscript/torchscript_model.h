@@ -27,6 +27,9 @@ class TorchScriptModel final : public BucketModel {
   Status execute(std::size_t executor, PreparedInputs& inputs, BoundStates* states,
                  std::span<const TensorView> outputs, StateTraffic& traffic) override;
   Status initialise_states(std::span<const TensorView> states) override;
+  const std::byte* initial_state(std::size_t state) const override {
+    return static_cast<const std::byte*>(module_->initial_state(state).data_ptr());
+  }
   std::uint64_t resident_bytes() const override { return module_->resident_bytes(); }
 
  private:

@@ -30,6 +30,17 @@ struct FakeStates final : BoundStates {
 
 }  // namespace
 
+FakeModel::FakeModel(ModelDescription description, Hook hook,
+                     std::function<Status()> initialise_hook)
+    : description_(std::move(description)),
+      hook_(std::move(hook)),
+      initialise_hook_(std::move(initialise_hook)) {
+  for (const StateSpec& state : description_.states) {
+    initial_states_.emplace_back(*state.shape.byte_size(state.dtype));
+    initial_states_.back()[0] = std::byte{100};
+  }
+}
+
 Result<std::unique_ptr<PreparedInputs>> FakeModel::run_kernel(
     std::size_t /*executor*/, std::span<const ConstTensorView> inputs) {
   std::vector<TensorSignature> signature;
@@ -91,9 +102,11 @@ Status FakeModel::execute(std::size_t executor, PreparedInputs& inputs, BoundSta
 }
 
 Status FakeModel::initialise_states(std::span<const TensorView> states) {
-  for (const TensorView& state : states) {
-    std::memset(state.data, 0, *state.shape.byte_size(state.dtype));
-    state.data[0] = std::byte{100};
+  if (initialise_hook_ != nullptr) {
+    if (Status status = initialise_hook_(); !status.ok()) return status;
+  }
+  for (std::size_t s = 0; s < states.size(); ++s) {
+    std::memcpy(states[s].data, initial_states_[s].data(), initial_states_[s].size());
   }
   return Status();
 }

@@ -34,8 +34,9 @@ class FakeModel : public BucketModel {
   };
   using Hook = std::function<Status(const Execution&)>;
 
-  explicit FakeModel(ModelDescription description, Hook hook = nullptr)
-      : description_(std::move(description)), hook_(std::move(hook)) {}
+  // `initialise_hook` is called before states are initialised, on whatever thread does that.
+  explicit FakeModel(ModelDescription description, Hook hook = nullptr,
+                     std::function<Status()> initialise_hook = nullptr);
 
   const ModelDescription& description() const override { return description_; }
   Result<std::unique_ptr<PreparedInputs>> run_kernel(
@@ -46,11 +47,16 @@ class FakeModel : public BucketModel {
   Status execute(std::size_t executor, PreparedInputs& inputs, BoundStates* states,
                  std::span<const TensorView> outputs, StateTraffic& traffic) override;
   Status initialise_states(std::span<const TensorView> states) override;
+  const std::byte* initial_state(std::size_t state) const override {
+    return initial_states_[state].data();
+  }
   std::uint64_t resident_bytes() const override { return 4096; }
 
  private:
   const ModelDescription description_;
   const Hook hook_;
+  const std::function<Status()> initialise_hook_;
+  std::vector<std::vector<std::byte>> initial_states_;  // 100, then zeros; constant
 };
 
 class FakeBackend : public Backend {
