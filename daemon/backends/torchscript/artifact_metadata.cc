@@ -132,6 +132,15 @@ Status read_states(const JsonPlace& document, ModelDescription& model) {
       if (!dim) return dim.error();
       spec.sequence_dim = *dim;
     }
+    if (place.has("align")) {
+      std::string align;
+      if (Status status = read_text(place, "align", align); !status.ok()) return status;
+      if (!spec.sequence_dim) return place.bad("has an align but no sequence_dim").value();
+      if (align != "left" && align != "right") {
+        return place.bad("align is neither 'left' nor 'right'").value();
+      }
+      spec.align = align == "right" ? PadSide::kLeft : PadSide::kRight;
+    }
     model.states.push_back(std::move(spec));
   }
   const auto aliases = read_list(document, "aliases", 0, kMaxTensors);

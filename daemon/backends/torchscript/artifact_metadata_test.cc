@@ -79,6 +79,17 @@ TEST(ArtifactMetadata, a_listed_dim_that_is_equal_in_all_buckets_may_be_smaller)
   EXPECT_EQ(model->accepted[0], (std::vector<DimRange>{{0, 1}, {7, 512}}));
 }
 
+TEST(ArtifactMetadata, a_states_positions_lie_at_the_start_unless_it_says_otherwise) {
+  const auto align_with = [](const char* text) {
+    const auto model = parse_metadata(good_with("\"sequence_dim\": 1", text), kLimit);
+    EXPECT_TRUE(model.has_value()) << model.error().to_string();
+    return model ? model->states[0].align : PadSide::kRight;
+  };
+  EXPECT_EQ(align_with("\"sequence_dim\": 1"), PadSide::kRight);
+  EXPECT_EQ(align_with("\"sequence_dim\": 1, \"align\": \"left\""), PadSide::kRight);
+  EXPECT_EQ(align_with("\"sequence_dim\": 1, \"align\": \"right\""), PadSide::kLeft);
+}
+
 TEST(ArtifactMetadata, accepts_and_producer_may_be_left_out) {
   std::string text = good_with("\"accepts\": \"declared\",", "");
   text.erase(text.find("\"producer\""),
@@ -128,6 +139,10 @@ INSTANTIATE_TEST_SUITE_P(
                 "size overflows"},
         Refusal{"[1,128],[1,128]", "[1,18446744073709551615],[1,128]", "is not an integer"},
         Refusal{"\"sequence_dim\": 1", "\"sequence_dim\": 2", "sequence_dim 2"},
+        Refusal{"\"sequence_dim\": 1", "\"align\": \"left\"", "states[0]: has an align but no"},
+        Refusal{"\"sequence_dim\": 1", "\"sequence_dim\": 1, \"align\": \"Right\"",
+                "states[0]: align is neither 'left' nor 'right'"},
+        Refusal{"\"sequence_dim\": 1", "\"sequence_dim\": 1, \"align\": 1", "align: is not"},
         Refusal{"\"output\": 2", "\"output\": 0", "aliased outputs are 2 to 2"},
         Refusal{"\"preprocessor\": true", "\"preprocessor\": false",
                 "buckets[0]: the view of state 'cache', [1, 128], is not the whole state"},

@@ -1,6 +1,7 @@
 #include "daemon/backends/torchscript/state_view_spec.h"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 

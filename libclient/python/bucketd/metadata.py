@@ -141,6 +141,9 @@ def _validate_states(metadata):
             _require(
                 _is_index(state["sequence_dim"], len(state["shape"])), f"sequence_dim of {what} is not one of its dims"
             )
+        if "align" in state:
+            _require("sequence_dim" in state, f"{what} has an align but no sequence_dim")
+            _require(state["align"] in SIDES, f"align of {what} is not one of {SIDES}")
         for number, bucket in enumerate(metadata["buckets"]):
             if not metadata["preprocessor"]:
                 _require(

@@ -5,7 +5,7 @@ import torch
 
 import models
 from bucketd import torch_neuronx
-from bucketd.errors import KernelError, TraceError
+from bucketd.errors import ArtifactError, KernelError, TraceError
 from bucketd.torch_neuronx import BucketModelConfig, PadKernel
 
 
@@ -93,6 +93,13 @@ class SharedState(unittest.TestCase):
         self.assertEqual(
             metadata["states"], [{"name": "cache", "dtype": "float32", "shape": [1, 8], "sequence_dim": 1}]
         )
+        aligned = trace_cache(state_names=["cache"], sequence_dims={0: 1}, sequence_aligns={"cache": "right"}).metadata
+        self.assertEqual(aligned["states"], [{**metadata["states"][0], "align": "right"}])
+        for aligns in ({"cache": "middle"}, {"cache": ["left"]}):
+            with self.assertRaises(ArtifactError):
+                trace_cache(state_names=["cache"], sequence_dims={"cache": 1}, sequence_aligns=aligns)
+        with self.assertRaises(ArtifactError):
+            trace_cache(sequence_aligns={0: "left"})
         self.assertEqual(metadata["aliases"], [{"state": 0, "output": 1}])
         self.assertEqual([bucket["states"] for bucket in metadata["buckets"]], [[[1, 4]], [[1, 8]]])
         self.assertEqual([len(bucket["outputs"]) for bucket in metadata["buckets"]], [1, 1])

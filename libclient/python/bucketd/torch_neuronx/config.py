@@ -45,6 +45,8 @@ class BucketModelConfig:
       name: the model's name, 1 to 64 characters of [A-Za-z0-9_.-].
       input_names, output_names, state_names: names in call order; `output_names` of the ordinary outputs.
       sequence_dims: {state: dim} the dim of a state along which it grows.
+      sequence_aligns: {state: "left" or "right"} where along that dim the positions in use lie: from its start
+        ("left", when not given) or up to its end.
       state_shapes: for each bucket, the shape it takes of each state; needed only where a preprocessor
         slices a state that the model takes as a trailing argument.
       min_sizes: {(input, dim): size} the least size accepted, 1 when not given.
@@ -69,6 +71,7 @@ class BucketModelConfig:
         output_names: Optional[Sequence[str]] = None,
         state_names: Optional[Sequence[str]] = None,
         sequence_dims: Optional[Mapping[TensorName, int]] = None,
+        sequence_aligns: Optional[Mapping[TensorName, str]] = None,
         state_shapes: Optional[Sequence[Sequence[Sequence[int]]]] = None,
         min_sizes: Optional[Mapping[Tuple[TensorName, int], int]] = None,
         tied_dims: Sequence[Sequence[Tuple[TensorName, int]]] = (),
@@ -95,6 +98,7 @@ class BucketModelConfig:
         self.output_names = output_names
         self.state_names = state_names
         self.sequence_dims = dict(sequence_dims or {})
+        self.sequence_aligns = dict(sequence_aligns or {})
         self.state_shapes = state_shapes
         self.min_sizes = dict(min_sizes or {})
         self.tied_dims = [list(tied) for tied in tied_dims]

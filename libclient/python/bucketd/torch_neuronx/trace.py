@@ -78,7 +78,9 @@ def bucket_model_trace(func, example_inputs, bucket_config, compiler_workdir=Non
         "outputs": [
             {"name": name, "dtype": dtypes.name_of(dtype)} for name, (_, dtype) in zip(output_names, traced[0].outputs)
         ],
-        "states": _describe_states(state_names, buffers, bucket_config.sequence_dims),
+        "states": _describe_states(
+            state_names, buffers, bucket_config.sequence_dims, bucket_config.sequence_aligns
+        ),
         "aliases": [{"state": s, "output": o} for s, o in sorted(per_bucket[0].outputs.items())],
         "buckets": [
             {"inputs": input_shapes[b], "outputs": output_shapes[b], "states": shapes_collection[b]}
@@ -159,13 +161,19 @@ def _require_same_outputs(traced):
             )
 
 
-def _describe_states(names, buffers, sequence_dims):
-    sequence_dims = {name if isinstance(name, int) else names.index(name): dim for name, dim in sequence_dims.items()}
+def _describe_states(names, buffers, sequence_dims, sequence_aligns):
+    def by_index(option):
+        return {name if isinstance(name, int) else names.index(name): value for name, value in option.items()}
+
+    sequence_dims = by_index(sequence_dims)
+    sequence_aligns = by_index(sequence_aligns)
     described = []
     for index, (name, buffer) in enumerate(zip(names, buffers)):
         entry = {"name": name, "dtype": dtypes.name_of(buffer.dtype), "shape": list(buffer.shape)}
         if index in sequence_dims:
             entry["sequence_dim"] = sequence_dims[index]
+        if index in sequence_aligns:
+            entry["align"] = sequence_aligns[index]
         described.append(entry)
     return described
 
