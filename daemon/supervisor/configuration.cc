@@ -89,6 +89,12 @@ void read_models(YamlReader& root, Configuration& configuration, ConfigurationEr
     reader.read_integer("worker", 0, 65535, model.worker);
     reader.read_duration("execution_limit_ms", 1, kDayMs, model.execution_limit);
     reader.read_integer("slots", 0, 1024, model.slots);
+    if (const auto choice = reader.read_choice("state_scope", {"session", "model"})) {
+      model.state_scope = static_cast<StateScope>(*choice);
+    }
+    if (const auto choice = reader.read_choice("share_across_users", {"false", "true"})) {
+      model.share_across_users = *choice == 1;
+    }
     reader.finish();
     check_model(model, configuration, reader);
     configuration.models.push_back(std::move(model));
@@ -100,13 +106,11 @@ void read_limits(const YAML::Node& node, LimitsConfiguration& limits, Configurat
   reader.read_integer("max_connections", 1, 1u << 20, limits.max_connections);
   reader.read_integer("max_connections_per_user", 1, 1u << 20, limits.max_connections_per_user);
   reader.read_integer("max_lanes_per_connection", 1, 65536, limits.max_lanes_per_connection);
-  reader.read_integer("max_sessions_per_user", 0, 1u << 20, limits.max_sessions_per_user);
   reader.read_integer("max_shared_bytes_per_user", 1u << 20, 1024 * kTebibyte,
                       limits.max_shared_bytes_per_user);
   reader.read_integer("max_request_bytes", 4096, kTebibyte / 64, limits.max_request_bytes);
   reader.read_integer("lane_bytes", 4096, kTebibyte, limits.lane_bytes);
   reader.read_duration("probe_timeout_ms", 1, kDayMs, limits.probe_timeout);
-  reader.read_duration("session_idle_s", 1, kDayMs, limits.session_idle);
   reader.finish();
   if (limits.max_connections_per_user > limits.max_connections &&
       reader.has("max_connections_per_user")) {
@@ -121,6 +125,28 @@ void read_limits(const YAML::Node& node, LimitsConfiguration& limits, Configurat
                          " bytes does not fit into 'limits.max_shared_bytes_per_user', " +
                          std::to_string(limits.max_shared_bytes_per_user));
   }
+}
+
+void read_sessions(const YAML::Node& node, SessionsConfiguration& sessions,
+                   ConfigurationErrors& errors) {
+  YamlReader reader(node, "sessions", errors);
+  reader.read_integer("per_user", 0, 1u << 20, sessions.per_user);
+  reader.read_integer("total", 0, 1u << 20, sessions.total);
+  reader.read_integer("bytes_per_user", 0, 1024 * kTebibyte, sessions.bytes_per_user);
+  reader.read_integer("bytes_total", 0, 1024 * kTebibyte, sessions.bytes_total);
+  reader.read_duration("idle_timeout_ms", 1, 3650 * kDayMs, sessions.idle_timeout);
+  if (const auto choice = reader.read_choice("when_full", {"refuse", "evict_longest_idle"})) {
+    sessions.when_full = static_cast<WhenFull>(*choice);
+  }
+  reader.finish();
+  const auto check = [&](const std::string& part, const std::string& whole, std::uint64_t value,
+                         std::uint64_t limit) {
+    if (value <= limit || !reader.has(part)) return;
+    reader.add_error(part, "is " + std::to_string(value) + ", above 'sessions." + whole + "', " +
+                               std::to_string(limit));
+  };
+  check("per_user", "total", sessions.per_user, sessions.total);
+  check("bytes_per_user", "bytes_total", sessions.bytes_per_user, sessions.bytes_total);
 }
 
 void read_crash(const YAML::Node& node, CrashConfiguration& crash, ConfigurationErrors& errors) {
@@ -191,6 +217,7 @@ Result<Configuration> parse_configuration(const std::string& text, const std::st
   read_workers(root, configuration, errors);
   read_models(root, configuration, errors);
   read_limits(root.child("limits"), configuration.limits, errors);
+  read_sessions(root.child("sessions"), configuration.sessions, errors);
   read_crash(root.child("crash"), configuration.crash, errors);
   read_small_sections(root, configuration, errors);
   root.finish();

@@ -38,26 +38,42 @@ struct WorkerConfiguration {
   std::vector<std::string> operator_libraries;
 };
 
+// Who has a state of their own: every session, or the model's users without opening any.
+enum class StateScope { kSession, kModel };
+
 struct ModelConfiguration {
   std::string name;  // empty: the artifact's own
   std::string path;
   std::uint32_t worker = 0;
   std::chrono::milliseconds execution_limit{60000};
   std::uint32_t slots = 0;  // 0: as many as limits.lane_bytes allows
+  StateScope state_scope = StateScope::kSession;
+  bool share_across_users = false;  // with kModel: one state for all users instead of one for each
 };
 
 struct LimitsConfiguration {
   std::uint32_t max_connections = 1024;
   std::uint32_t max_connections_per_user = 256;
   std::uint32_t max_lanes_per_connection = 64;
-  std::uint32_t max_sessions_per_user = 1024;
-  // Slots of lanes and state of sessions together.
+  // Slots of lanes.
   std::uint64_t max_shared_bytes_per_user = std::uint64_t{16} << 30;
   std::uint64_t max_request_bytes = std::uint64_t{64} << 20;
   std::uint64_t lane_bytes = std::uint64_t{64} << 20;
   std::chrono::milliseconds probe_timeout{120000};
-  std::chrono::seconds session_idle{3600};
   friend bool operator==(const LimitsConfiguration&, const LimitsConfiguration&) = default;
+};
+
+enum class WhenFull { kRefuse, kEvictLongestIdle };
+
+struct SessionsConfiguration {
+  std::uint32_t per_user = 1024;
+  std::uint32_t total = 16384;
+  // State and checkpoints.
+  std::uint64_t bytes_per_user = std::uint64_t{16} << 30;
+  std::uint64_t bytes_total = std::uint64_t{64} << 30;
+  // Of a session that nobody has open.
+  std::chrono::milliseconds idle_timeout{3600000};
+  WhenFull when_full = WhenFull::kRefuse;
 };
 
 struct CrashConfiguration {
@@ -92,6 +108,7 @@ struct Configuration {
   std::vector<WorkerConfiguration> workers;  // never empty after loading
   std::vector<ModelConfiguration> models;
   LimitsConfiguration limits;
+  SessionsConfiguration sessions;
   CrashConfiguration crash;
   WakeupConfiguration wakeup;
   LoggingConfiguration logging;

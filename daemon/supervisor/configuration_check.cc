@@ -121,6 +121,11 @@ void check_model(const ModelConfiguration& model, const Configuration& configura
              !status.ok()) {
     reader.add_error("path", status.message());
   }
+  if (model.share_across_users && model.state_scope != StateScope::kModel) {
+    reader.add_error("share_across_users",
+                     "contradicts: only a model with 'state_scope: model' has one state for all "
+                     "its users");
+  }
   if (model.worker >= configuration.workers.size()) {
     reader.add_error("worker", "is " + std::to_string(model.worker) + "; there are workers 0 to " +
                                    std::to_string(configuration.workers.size() - 1));

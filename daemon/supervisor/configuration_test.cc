@@ -38,11 +38,14 @@ workers:
   - {first_core: 0, cores: 2, threads_per_core: 3}
   - {first_core: 2, cores: 1}
 models:
-  - {name: a, path: a.pt, worker: 1, execution_limit_ms: 50, slots: 8}
+  - {name: a, path: a.pt, worker: 1, execution_limit_ms: 50, slots: 8, state_scope: model,
+     share_across_users: true}
   - {path: /more/b.pt}
 limits: {max_connections: 10, max_connections_per_user: 5, max_lanes_per_connection: 3,
-         max_request_bytes: 8192, lane_bytes: 16384, probe_timeout_ms: 7, session_idle_s: 8,
-         max_sessions_per_user: 9, max_shared_bytes_per_user: 1048576}
+         max_request_bytes: 8192, lane_bytes: 16384, probe_timeout_ms: 7,
+         max_shared_bytes_per_user: 1048576}
+sessions: {per_user: 9, total: 10, bytes_per_user: 11, bytes_total: 12, idle_timeout_ms: 8000,
+           when_full: evict_longest_idle}
 crash: {deaths_per_client: 1, deaths_window_s: 2, restart_delay_ms: 3, restart_delay_max_ms: 4}
 wakeup: {policy: socket, spin_us: 5}
 logging: {level: debug, target: stderr}
@@ -59,7 +62,15 @@ shutdown: {drain_timeout_ms: 6}
   EXPECT_EQ(configuration.models[0].worker, 1u);
   EXPECT_EQ(configuration.models[1].name, "");
   EXPECT_EQ(configuration.limits.max_lanes_per_connection, 3u);
-  EXPECT_EQ(configuration.limits.session_idle, std::chrono::seconds(8));
+  EXPECT_EQ(configuration.models[0].state_scope, StateScope::kModel);
+  EXPECT_TRUE(configuration.models[0].share_across_users);
+  EXPECT_EQ(configuration.models[1].state_scope, StateScope::kSession);
+  EXPECT_EQ(configuration.sessions.per_user, 9u);
+  EXPECT_EQ(configuration.sessions.total, 10u);
+  EXPECT_EQ(configuration.sessions.bytes_per_user, 11u);
+  EXPECT_EQ(configuration.sessions.bytes_total, 12u);
+  EXPECT_EQ(configuration.sessions.idle_timeout, std::chrono::seconds(8));
+  EXPECT_EQ(configuration.sessions.when_full, WhenFull::kEvictLongestIdle);
   EXPECT_EQ(configuration.crash.deaths_per_client, 1u);
   EXPECT_EQ(configuration.wakeup.policy, WakeupChoice::kSocket);
   EXPECT_EQ(configuration.logging.level, "debug");
@@ -106,6 +117,15 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"limits:\n  max_shared_bytes_per_user: 1048576",
             "f.yaml:2:30: 'limits.max_shared_bytes_per_user' contradicts: one lane of 67108864 "
             "bytes does not fit"},
+        Bad{"sessions:\n  total: 5\n  per_user: 6",
+            "f.yaml:3:13: 'sessions.per_user' is 6, above 'sessions.total', 5"},
+        Bad{"sessions:\n  bytes_total: 5\n  bytes_per_user: 6",
+            "f.yaml:3:19: 'sessions.bytes_per_user' is 6, above 'sessions.bytes_total', 5"},
+        Bad{"sessions:\n  when_full: evict",
+            "f.yaml:2:14: 'sessions.when_full' must be one of refuse, evict_longest_idle"},
+        Bad{"limits:\n  session_idle_s: 5", "f.yaml:2:3: unknown key 'limits.session_idle_s'"},
+        Bad{"artifact_roots: [/m]\nmodels:\n  - {path: a.pt, share_across_users: true}",
+            "f.yaml:3:38: 'models[0].share_across_users' contradicts"},
         Bad{"crash:\n  restart_delay_ms: 9\n  restart_delay_max_ms: 8",
             "f.yaml:2:21: 'crash.restart_delay_ms' contradicts"},
         Bad{"crash: {restart_delay_max_ms: 8}",

@@ -86,7 +86,8 @@ void ControlService::report_status(ControlConnection& connection, std::uint64_t 
           builder, slot->id(), slot->process() == nullptr ? 0 : slot->process()->pid(),
           static_cast<wire::WorkerState>(slot->state()), slot->incarnation(), slot->restarts(),
           slot->configuration().first_core, slot->configuration().cores, slot->completed(),
-          slot->failed(), builder.CreateString(slot->last_death())));
+          slot->failed(), builder.CreateString(slot->last_death()), slot->state_bytes_copied(),
+          slot->state_bytes_written_back()));
     }
     std::vector<flatbuffers::Offset<wire::ModelSummary>> models;
     for (const auto& [name, record] : registry_.models()) {
@@ -102,52 +103,6 @@ void ControlService::report_status(ControlConnection& connection, std::uint64_t 
                                     static_cast<std::uint32_t>(sessions_.count()), worker_vector,
                                     model_vector);
   }));
-}
-
-void ControlService::open_session(ControlConnection& connection, std::uint64_t request_id,
-                                  const wire::OpenSession& request) {
-  const std::string model = text_of(request.model());
-  const std::string session_id = text_of(request.session_id());
-  const auto opened = [weak = connection.weak_from_this(), request_id](Result<SessionOffer> offer) {
-    const std::shared_ptr<ControlConnection> asker = weak.lock();
-    if (asker == nullptr) return;
-    asker->send(offer ? control_message(request_id,
-                                        [&](flatbuffers::FlatBufferBuilder& builder) {
-                                          return wire::CreateSessionOpened(
-                                              builder, builder.CreateString(offer->id),
-                                              offer->handle);
-                                        })
-                      : error_message(request_id, offer.error()));
-  };
-  if (daemon_.is_draining()) {
-    return opened(error(StatusCode::kUnavailable, "the daemon is draining"));
-  }
-  const uid_t uid = connection.peer().uid;
-  if (!session_id.empty()) {
-    return sessions_.resume(connection.id(), uid, session_id, model, opened);
-  }
-  const ModelRecord* record = registry_.find(model);
-  if (record == nullptr) return opened(error(registry_.not_found(model)));
-  if (Status refused = crash_accounts_.check(uid, model, Clock::now()); !refused.ok()) {
-    return opened(error(std::move(refused)));
-  }
-  if (record->state != ModelState::kReady) {
-    return opened(error(record->state == ModelState::kLoading ? StatusCode::kUnavailable
-                                                              : StatusCode::kFailedPrecondition,
-                        "model '" + model + "' is not ready"));
-  }
-  sessions_.open(connection.id(), uid, record->serving, opened);
-}
-
-void ControlService::close_session(ControlConnection& connection, std::uint64_t request_id,
-                                   const std::string& session_id) {
-  sessions_.close(
-      connection.peer().uid, session_id,
-      [weak = connection.weak_from_this(), request_id](const Status& status) {
-        const std::shared_ptr<ControlConnection> asker = weak.lock();
-        if (asker == nullptr) return;
-        asker->send(status.ok() ? ok_message(request_id) : error_message(request_id, status));
-      });
 }
 
 }  // namespace bucketd::supervisor

@@ -52,7 +52,15 @@ void ControlService::handle(ControlConnection& connection, const wire::Message& 
     case wire::Body::OpenSession:
       return open_session(connection, id, *message.body_as_OpenSession());
     case wire::Body::CloseSession:
-      return close_session(connection, id, text_of(message.body_as_CloseSession()->session_id()));
+      return close_session(connection, id, *message.body_as_CloseSession());
+    case wire::Body::OperateSession:
+      return operate_session(connection, id, *message.body_as_OperateSession());
+    case wire::Body::ForkSession:
+      return fork_session(connection, id, *message.body_as_ForkSession());
+    case wire::Body::ReadState:
+      return read_state(connection, id, *message.body_as_ReadState());
+    case wire::Body::ListSessions:
+      return list_sessions(connection, id, *message.body_as_ListSessions());
     case wire::Body::GetStatus:
       return report_status(connection, id);
     case wire::Body::LoadModel:
@@ -226,8 +234,29 @@ void ControlService::try_open(std::uint64_t pending_id) {
   pending->deadline = pending->opening_until;
   arm_timer(pending_id);
   const GenerationPtr generation = record->serving;
-  const LaneRequest request{pending->connection_id, connection->peer().uid, generation,
-                            pending->transport, pending->slots};
+  if (generation->spec.state_scope != StateScope::kModel ||
+      generation->description->states.empty()) {
+    return open_with_session(pending_id, generation, 0);
+  }
+  // The session first: it is there when the lane's first request comes.
+  const SessionAsker asker{connection->id(), connection->peer().uid, connection->is_admin()};
+  sessions_.open_of_model(
+      asker, generation, [this, pending_id, generation](const Result<SessionOffer>& offer) {
+        const Pending* opening = find(pending_id);
+        if (opening == nullptr) return;  // out of time
+        if (offer) return open_with_session(pending_id, generation, offer->handle);
+        const bool is_passing = offer.error().code() == StatusCode::kUnavailable;
+        is_passing ? cannot_open_yet(pending_id, offer.error())
+                   : answer_error(pending_id, offer.error());
+      });
+}
+
+void ControlService::open_with_session(std::uint64_t pending_id, const GenerationPtr& generation,
+                                       std::uint64_t default_session_handle) {
+  Pending* pending = find(pending_id);
+  pending->default_session_handle = default_session_handle;
+  const LaneRequest request{pending->connection_id, pending->uid, generation, pending->transport,
+                            pending->slots};
   WorkerSlot& slot = daemon_.worker_slot(generation->spec.worker);
   broker_.open_lane(slot, request,
                     [this, pending_id, connection_id = request.connection_id,
@@ -254,6 +283,7 @@ void ControlService::lane_opened(std::uint64_t pending_id, std::uint64_t connect
   }
   const std::uint64_t request_id = pending->request_id;
   const auto transport = static_cast<wire::Transport>(pending->transport);
+  const std::uint64_t default_session_handle = pending->default_session_handle;
   pending_.erase(pending_id);
   daemon_.worker_slot(generation->spec.worker).watch_executions();
   connection->send(
@@ -261,10 +291,10 @@ void ControlService::lane_opened(std::uint64_t pending_id, std::uint64_t connect
                       [&](flatbuffers::FlatBufferBuilder& builder) {
                         const auto model = wire::to_wire(builder, *generation->description);
                         const wire::LaneLayout layout = wire::to_wire(offer->plan.layout);
-                        return wire::CreateLaneOpened(builder, offer->channel_id, offer->lane_id,
-                                                      offer->is_new_channel, transport,
-                                                      offer->worker_incarnation, &layout,
-                                                      offer->plan.max_request_bytes, model);
+                        return wire::CreateLaneOpened(
+                            builder, offer->channel_id, offer->lane_id, offer->is_new_channel,
+                            transport, offer->worker_incarnation, &layout,
+                            offer->plan.max_request_bytes, model, default_session_handle);
                       }),
       std::move(offer->fds));
 }

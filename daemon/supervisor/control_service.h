@@ -72,8 +72,9 @@ class ControlService {
     Clock::time_point opening_until;        // set when the model is ready for the first time
     Clock::time_point deadline;             // the one of them that counts now
     std::chrono::milliseconds retry_delay;  // before it is tried again
-    bool is_opening = false;                // the worker was asked for the lane
-    bool is_blocked = false;                // its user has too much under way
+    bool is_opening = false;                // the worker was asked for the lane, or its session
+    std::uint64_t default_session_handle = 0;
+    bool is_blocked = false;  // its user has too much under way
     uid_t uid = 0;
     std::unique_ptr<asio::steady_timer> timer;
   };
@@ -90,7 +91,15 @@ class ControlService {
   void open_session(ControlConnection& connection, std::uint64_t request_id,
                     const wire::OpenSession& request);
   void close_session(ControlConnection& connection, std::uint64_t request_id,
-                     const std::string& session_id);
+                     const wire::CloseSession& request);
+  void operate_session(ControlConnection& connection, std::uint64_t request_id,
+                       const wire::OperateSession& request);
+  void fork_session(ControlConnection& connection, std::uint64_t request_id,
+                    const wire::ForkSession& request);
+  void read_state(ControlConnection& connection, std::uint64_t request_id,
+                  const wire::ReadState& request);
+  void list_sessions(ControlConnection& connection, std::uint64_t request_id,
+                     const wire::ListSessions& request);
   void report_status(ControlConnection& connection, std::uint64_t request_id);
 
   Pending* find(std::uint64_t pending_id);
@@ -105,6 +114,9 @@ class ControlService {
   void try_open(std::uint64_t pending_id);
   // Why `pending` cannot be opened, ever; ok if it can, now or later.
   Status refusal(const Pending& pending, const ControlConnection& connection);
+  // Asks the worker for the lane; `default_session_handle`: see LaneOpened.
+  void open_with_session(std::uint64_t pending_id, const GenerationPtr& generation,
+                         std::uint64_t default_session_handle);
   void lane_opened(std::uint64_t pending_id, std::uint64_t connection_id,
                    const GenerationPtr& generation, Result<LaneOffer> offer);
   SlotLookup slot_of();

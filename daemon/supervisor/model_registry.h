@@ -30,6 +30,7 @@
 #include "bucketd/status.h"
 #include "common/fd.h"
 #include "daemon/supervisor/artifact_opener.h"
+#include "daemon/supervisor/configuration.h"
 
 namespace bucketd::supervisor {
 
@@ -47,6 +48,8 @@ struct ModelSpec {
   std::uint32_t worker = 0;
   std::chrono::milliseconds execution_limit{60000};
   std::uint32_t slots = 0;
+  StateScope state_scope = StateScope::kSession;
+  bool share_across_users = false;  // with kModel
   // Whether a model that has the name already is to be replaced; else that is an error.
   bool may_replace = false;
 };

@@ -2,17 +2,19 @@
 
 #include <spdlog/spdlog.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
-#include "common/wire/model_wire.h"
+#include "common/channel_layout.h"
 
 namespace bucketd::supervisor {
 namespace {
 
-// Sessions of one user that a worker has been asked to bind or release. A worker answers in order:
-// what one user asks of it, the others wait for.
+// Sessions of one user that a worker has been asked to bind or release, and tasks of them. A worker
+// answers in order: what one user asks of it, the others wait for.
 constexpr std::size_t kMaxUnderWay = 128;
 
 std::string random_id() {
@@ -50,296 +52,350 @@ std::optional<StatePlan> plan_states(const std::vector<StateSpec>& states) {
   return plan;
 }
 
-Status no_session() { return Status(StatusCode::kNotFound, "this user has no session of that id"); }
+std::string seconds_text(Clock::duration duration) {
+  const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(duration).count();
+  return ms < 10000 ? std::to_string(ms) + " ms" : std::to_string(ms / 1000) + " s";
+}
 
 }  // namespace
 
-SessionTable::SessionTable(asio::io_context& context, const LimitsConfiguration& limits,
+SessionTable::SessionTable(asio::io_context& context, const SessionsConfiguration& limits,
                            UserAccounts& accounts, SlotLookup slot_of)
-    : limits_(limits), accounts_(accounts), slot_of_(std::move(slot_of)), expiry_timer_(context) {}
+    : limits_(limits), accounts_(accounts), slot_of_(std::move(slot_of)), timer_(context) {}
 
-SessionTable::Session* SessionTable::find(std::uint64_t handle) {
+Session* SessionTable::find(std::uint64_t handle) {
   const auto found = sessions_.find(handle);
   return found == sessions_.end() ? nullptr : &found->second;
 }
 
-SessionTable::Session* SessionTable::find_owned(uid_t uid, const std::string& id) {
-  for (auto& [handle, session] : sessions_) {
-    if (session.uid == uid && session.id == id && !session.is_closing) return &session;
-  }
-  return nullptr;
+bool SessionTable::may_operate(const SessionAsker& asker, const Session& session) {
+  return session.is_shared ? asker.is_admin : asker.uid == session.uid;
+}
+
+Session* SessionTable::find_by_id(const SessionAsker& asker, const std::string& id) {
+  const auto found = handles_.find(id);
+  Session* session = found == handles_.end() ? nullptr : find(found->second);
+  return session != nullptr && may_operate(asker, *session) ? session : nullptr;
+}
+
+Status SessionTable::no_session(const SessionAsker& asker, const std::string& id) const {
+  return ended_.reason(asker.uid, id);
+}
+
+SessionOffer SessionTable::offer_of(const Session& session) {
+  return {session.id, session.handle, session.model, session.state_bytes};
+}
+
+bool SessionTable::is_idle(const Session& session) {
+  return !session.is_of_model && !session.is_closing && session.tasks.empty() &&
+         std::none_of(session.bindings.begin(), session.bindings.end(),
+                      [](const auto& item) { return item.second.is_wanted; });
 }
 
 Status SessionTable::check_under_way(uid_t uid) const {
-  const auto under_way = std::count_if(sessions_.begin(), sessions_.end(), [&](const auto& item) {
-    const Session& session = item.second;
-    return session.uid == uid &&
-           (session.state == State::kBinding || session.state == State::kReleasing);
-  });
-  if (static_cast<std::size_t>(under_way) < kMaxUnderWay) return Status();
+  std::size_t under_way = 0;
+  for (const auto& [handle, session] : sessions_) {
+    if (session.uid != uid) continue;
+    under_way += session.tasks.size();
+    for (const auto& [connection_id, binding] : session.bindings) {
+      const bool is_asked = binding.state == SessionBinding::State::kBinding ||
+                            binding.state == SessionBinding::State::kReleasing;
+      under_way += std::max<std::size_t>(binding.waiting.size(), is_asked ? 1 : 0);
+    }
+  }
+  if (under_way < kMaxUnderWay) return Status();
   return Status(StatusCode::kUnavailable,
                 std::to_string(under_way) +
-                    " sessions of this user are being opened or closed, which is the limit; try "
-                    "again when some of them are");
+                    " sessions of this user are being opened, closed or operated on, which is the "
+                    "limit; try again when some of that is done");
 }
 
-void SessionTable::open(std::uint64_t connection_id, uid_t uid, const GenerationPtr& generation,
-                        Opened opened) {
-  const std::string model_text = "model '" + generation->name + "'";
-  const std::vector<StateSpec>& states = generation->description->states;
-  if (states.empty()) {
-    return opened(error(StatusCode::kFailedPrecondition,
-                        model_text + " holds no state; it takes requests without a session"));
+void SessionTable::make_room(uid_t uid, std::uint64_t sessions, std::uint64_t bytes) {
+  if (limits_.when_full != WhenFull::kEvictLongestIdle) return;
+  const auto make_room_of = [&](Resource resource, std::uint64_t amount) {
+    const auto shortage = accounts_.shortage(uid, resource, amount);
+    if (!shortage) return false;
+    std::vector<const Session*> idle;
+    for (const auto& [handle, session] : sessions_) {
+      // Of those that a worker still has, nothing would be free at once.
+      if (is_idle(session) && session.bindings.empty() &&
+          (shortage->is_total || session.uid == uid)) {
+        idle.push_back(&session);
+      }
+    }
+    std::stable_sort(idle.begin(), idle.end(),
+                     [](const Session* a, const Session* b) { return a->used < b->used; });
+    std::vector<std::uint64_t> evicted;
+    std::uint64_t gained = 0;
+    for (const Session* session : idle) {
+      if (gained >= shortage->missing) break;
+      gained += resource == Resource::kSessions
+                    ? 1
+                    : session->memory.bytes.amount() +
+                          (session->checkpoint ? session->checkpoint->bytes.amount() : 0);
+      evicted.push_back(session->handle);
+    }
+    if (gained < shortage->missing) return false;  // nobody loses a session for nothing
+    for (const std::uint64_t handle : evicted) {
+      Session& session = *find(handle);
+      spdlog::info("a session of uid {} on model '{}' is evicted", session.uid, session.model);
+      end(session,
+          Status(StatusCode::kResourceExhausted,
+                 "the session was evicted after " + seconds_text(Clock::now() - session.used) +
+                     " without use, to make room for another ('sessions.when_full')"));
+    }
+    return true;
+  };
+  // Once for the user's limit, once for the total.
+  for (const auto& [resource, amount] :
+       {std::pair(Resource::kSessions, sessions), std::pair(Resource::kStateBytes, bytes)}) {
+    if (amount != 0 && make_room_of(resource, amount)) make_room_of(resource, amount);
   }
+}
+
+Result<StateMemory> SessionTable::allocate(uid_t uid, std::uint32_t worker, std::uint64_t bytes) {
+  const std::optional<std::uint64_t> size = StateArenas::arena_bytes(bytes);
+  if (!size) return error(StatusCode::kResourceExhausted, "the state is too large");
+  Result<Charge> charge = accounts_.charge(uid, Resource::kStateBytes, *size);
+  if (!charge) return error(charge.error());
+  const Result<std::uint32_t> arena = arenas_.allocate(worker, *size);
+  if (!arena) return error(arena.error());
+  return StateMemory{*arena, std::move(*charge)};
+}
+
+Result<Session*> SessionTable::make(uid_t uid, const GenerationPtr& generation) {
+  const std::string what = "cannot open a session of model '" + generation->name + "'";
+  const std::vector<StateSpec>& states = generation->description->states;
   const std::optional<StatePlan> plan = plan_states(states);
   if (!plan) {
-    return opened(error(StatusCode::kResourceExhausted,
-                        model_text + " holds more state than a session can have"));
+    return error(StatusCode::kResourceExhausted,
+                 what + ": it holds more state than a session can have");
   }
-  if (const Status status = check_under_way(uid); !status.ok()) return opened(error(status));
-  Session session;
+  make_room(uid, 1, StateArenas::arena_bytes(plan->byte_size).value_or(0));
   Result<Charge> session_charge = accounts_.charge(uid, Resource::kSessions, 1);
-  if (!session_charge) {
-    return opened(
-        error(session_charge.error().with_context("cannot open a session of " + model_text)));
-  }
-  Result<Charge> byte_charge =
-      accounts_.charge(uid, Resource::kSharedBytes, StateArenas::size_class(plan->byte_size));
-  if (!byte_charge) {
-    return opened(
-        error(byte_charge.error().with_context("cannot open a session of " + model_text)));
-  }
-  const Result<std::uint32_t> arena = arenas_.allocate(generation->spec.worker, plan->byte_size);
-  if (!arena) return opened(error(arena.error()));
+  if (!session_charge) return error(session_charge.error().with_context(what));
+  Result<StateMemory> memory = allocate(uid, generation->spec.worker, plan->byte_size);
+  if (!memory) return error(memory.error().with_context(what));
+  return &add(uid, generation, plan->offsets, plan->byte_size, std::move(*memory),
+              std::move(*session_charge));
+}
+
+Session& SessionTable::add(uid_t uid, const GenerationPtr& generation,
+                           std::vector<std::uint64_t> offsets, std::uint64_t state_bytes,
+                           StateMemory memory, Charge session_charge) {
+  const std::uint64_t handle = next_handle_++;
+  Session& session = sessions_[handle];
   session.id = random_id();
-  session.handle = next_handle_++;
+  session.handle = handle;
   session.uid = uid;
   session.model = generation->name;
   session.generation = generation;
-  session.states = states;
-  session.offsets = plan->offsets;
-  session.arena_id = *arena;
-  session.connection_id = connection_id;
-  session.opened = std::move(opened);
-  session.session_charge = std::move(*session_charge);
-  session.byte_charge = std::move(*byte_charge);
-  const std::uint64_t handle = session.handle;
-  bind(sessions_.emplace(handle, std::move(session)).first->second);
+  session.states = generation->description->states;
+  session.offsets = std::move(offsets);
+  session.state_bytes = state_bytes;
+  session.memory = std::move(memory);
+  session.session_charge = std::move(session_charge);
+  session.created = Clock::now();
+  session.used = session.created;
+  handles_[session.id] = handle;
+  return session;
 }
 
-void SessionTable::resume(std::uint64_t connection_id, uid_t uid, const std::string& id,
+void SessionTable::open(const SessionAsker& asker, const GenerationPtr& generation, Opened opened) {
+  const std::string model = "model '" + generation->name + "'";
+  if (generation->description->states.empty()) {
+    return opened(error(StatusCode::kFailedPrecondition,
+                        model + " holds no state; it takes requests without a session"));
+  }
+  if (generation->spec.state_scope == StateScope::kModel) {
+    return opened(error(StatusCode::kFailedPrecondition,
+                        model + " has 'state_scope: model': its requests use the model's own "
+                                "state, without a session"));
+  }
+  if (!slot_of_(generation->spec.worker).is_ready()) {
+    return opened(error(StatusCode::kUnavailable, "the worker of " + model + " is away"));
+  }
+  if (const Status status = check_under_way(asker.uid); !status.ok()) return opened(error(status));
+  const Result<Session*> session = make(asker.uid, generation);
+  if (!session) return opened(error(session.error()));
+  want(**session, asker.connection_id, std::move(opened));
+}
+
+void SessionTable::open_of_model(const SessionAsker& asker, const GenerationPtr& generation,
+                                 Opened opened) {
+  const bool is_shared = generation->spec.share_across_users;
+  Session* session = nullptr;
+  for (auto& [handle, candidate] : sessions_) {
+    if (candidate.is_of_model && !candidate.is_closing && candidate.model == generation->name &&
+        (is_shared || candidate.uid == asker.uid)) {
+      session = &candidate;
+    }
+  }
+  if (session == nullptr) {
+    if (!slot_of_(generation->spec.worker).is_ready()) {
+      return opened(error(StatusCode::kUnavailable, "the worker is away"));
+    }
+    // Nobody's: on the daemon's own account.
+    const Result<Session*> made = make(is_shared ? ::geteuid() : asker.uid, generation);
+    if (!made) return opened(error(made.error()));
+    session = *made;
+    session->is_of_model = true;
+    session->is_shared = is_shared;
+  }
+  if (session->torn) {
+    const SessionOffer offer = offer_of(*session);
+    want(*session, asker.connection_id, nullptr);  // for when it is mended
+    return opened(offer);
+  }
+  want(*session, asker.connection_id, std::move(opened));
+}
+
+void SessionTable::resume(const SessionAsker& asker, const std::string& id,
                           const std::string& model, Opened opened) {
-  Session* session = find_owned(uid, id);
-  if (session == nullptr || (!model.empty() && session->model != model)) {
-    return opened(error(no_session()));
+  Session* session = find_by_id(asker, id);
+  if (session == nullptr) return opened(error(no_session(asker, id)));
+  if (!model.empty() && session->model != model) {
+    return opened(error(StatusCode::kInvalidArgument, "the session is of model '" + session->model +
+                                                          "', not of model '" + model + "'"));
   }
   if (session->lost) return opened(error(*session->lost));
-  if (session->connection_id == connection_id && session->state == State::kBound) {
-    return opened(SessionOffer{session->id, session->handle});
+  if (session->torn) return opened(error(*session->torn));
+  const auto has_it = [&](const auto& item) {
+    return item.second.is_wanted && item.first != kOwnConnection;
+  };
+  const auto binding = session->bindings.find(asker.connection_id);
+  if (binding != session->bindings.end() && binding->second.is_wanted &&
+      binding->second.state == SessionBinding::State::kBound) {
+    return opened(offer_of(*session));
   }
-  if (session->connection_id != 0) {
+  const bool is_own = binding != session->bindings.end() && binding->second.is_wanted;
+  if (!is_own && !session->is_of_model &&
+      std::any_of(session->bindings.begin(), session->bindings.end(), has_it)) {
     return opened(error(StatusCode::kFailedPrecondition,
-                        "the session is in use by a connection of this user"));
+                        "the session is in use by another connection of this user"));
   }
-  if (session->state != State::kUnbound || !session->generation->is_on_worker) {
-    return opened(error(StatusCode::kUnavailable, "model '" + session->model +
-                                                      "' is away, or a request of the session "
-                                                      "has not ended yet; try again later"));
+  if (const Status status = check_under_way(session->uid); !status.ok()) {
+    return opened(error(status));
   }
-  if (const Status status = check_under_way(uid); !status.ok()) return opened(error(status));
-  session->connection_id = connection_id;
-  session->opened = std::move(opened);
-  bind(*session);
+  want(*session, asker.connection_id, std::move(opened));
 }
 
-void SessionTable::bind(Session& session) {
-  WorkerSlot& slot = slot_of_(session.generation->spec.worker);
-  const std::uint64_t handle = session.handle;
-  if (!slot.is_ready()) return bound(handle, nullptr);
-  session.state = State::kBinding;
-  session.bound_connection_id = session.connection_id;
-  arenas_.map(session.arena_id, slot);
-  slot.process()->ask(
-      [&](flatbuffers::FlatBufferBuilder& builder) {
-        return link::CreateBindSession(
-            builder, session.connection_id, handle, session.generation->model_id, session.arena_id,
-            builder.CreateVector(session.offsets), !session.is_initialised);
-      },
-      {}, [this, handle](const link::Message* message) { bound(handle, message); }, Due::kPromptly);
+Status SessionTable::give_up(const SessionAsker& asker, const std::string& id) {
+  Session* session = find_by_id(asker, id);
+  if (session == nullptr) return no_session(asker, id);
+  const auto binding = session->bindings.find(asker.connection_id);
+  if (binding == session->bindings.end() || !binding->second.is_wanted) {
+    return Status(StatusCode::kFailedPrecondition,
+                  "this connection does not have the session open");
+  }
+  binding->second.is_wanted = false;
+  answer(binding->second,
+         error(StatusCode::kCancelled, "the session was given up before it was bound"));
+  session->used = Clock::now();
+  schedule(session->used + limits_.idle_timeout);
+  advance(session->handle);
+  return Status();
 }
 
-void SessionTable::bound(std::uint64_t handle, const link::Message* message) {
-  Session* session = find(handle);
-  if (session == nullptr) return;
-  const Opened opened = std::exchange(session->opened, nullptr);
-  if (message != nullptr && message->body_as_Acknowledged() != nullptr) {
-    session->is_initialised = true;
-    session->state = State::kBound;
-    const SessionOffer offer{session->id, session->handle};
-    // Its connection ended, or it was closed, meanwhile.
-    if (session->connection_id == 0 || session->is_closing) unbind(*session);
-    if (opened) opened(offer);
-    return;
+void SessionTable::close(const SessionAsker& asker, const std::string& id, Closed closed) {
+  Session* session = find_by_id(asker, id);
+  if (session == nullptr) return closed(no_session(asker, id));
+  if (session->is_of_model) {
+    return closed(Status(StatusCode::kFailedPrecondition,
+                         "the session is the state of model '" + session->model +
+                             "' and ends with it; reset it instead"));
   }
-  if (session->state == State::kBinding) session->state = State::kUnbound;
-  const link::Refused* refused = message == nullptr ? nullptr : message->body_as_Refused();
-  const Status reason =
-      refused != nullptr
-          ? wire::from_wire(refused->status())
-          : Status(StatusCode::kUnavailable, "the worker of model '" + session->model + "' died");
-  if (!session->is_initialised || session->is_closing) {
-    erase(handle);
-  } else if (opened) {
-    session->connection_id = 0;
-    session->idle_since = Clock::now();
-  }
-  if (opened) opened(error(reason));
-}
-
-void SessionTable::unbind(Session& session) {
-  const std::uint64_t handle = session.handle;
-  WorkerSlot& slot = slot_of_(session.generation->spec.worker);
-  if (session.state == State::kBinding || session.state == State::kReleasing) return;
-  if (session.state == State::kUnbound || slot.process() == nullptr) {
-    session.state = State::kUnbound;
-    if (session.is_closing) erase(handle);
-    return;
-  }
-  session.state = State::kReleasing;
-  // The connection under whose id the worker knows it may be over already.
-  const std::uint64_t connection_id = session.bound_connection_id;
-  slot.process()->ask(
-      [&](flatbuffers::FlatBufferBuilder& builder) {
-        return link::CreateReleaseSession(builder, connection_id, handle);
-      },
-      {},
-      [this, handle](const link::Message* message) {
-        Session* released = find(handle);
-        if (message == nullptr || released == nullptr) return;  // worker_died() saw to it
-        released->state = State::kUnbound;
-        if (released->is_closing) erase(handle);
-      });
-}
-
-void SessionTable::close(uid_t uid, const std::string& id, Closed closed) {
-  Session* session = find_owned(uid, id);
-  if (session == nullptr) return closed(no_session());
-  session->is_closing = true;
   session->closing.push_back(std::move(closed));
-  unbind(*session);
+  end(*session, Status(StatusCode::kNotFound, "the session was closed"));
 }
 
-void SessionTable::erase(std::uint64_t handle) {
-  const auto found = sessions_.find(handle);
-  if (found == sessions_.end()) return;
-  arenas_.release(found->second.arena_id);
-  std::vector<Closed> closing;
-  closing.swap(found->second.closing);
-  sessions_.erase(found);
-  for (const Closed& closed : closing) closed(Status());
+void SessionTable::for_each(const std::function<void(const Session&)>& visit) const {
+  for (const auto& [handle, session] : sessions_) {
+    if (!session.is_closing && session.is_initialised) visit(session);
+  }
 }
 
 void SessionTable::connection_ended(std::uint64_t connection_id) {
+  std::vector<std::uint64_t> touched;
   for (auto& [handle, session] : sessions_) {
-    if (session.connection_id != connection_id) continue;
-    session.connection_id = 0;
-    session.idle_since = Clock::now();
-    // A session whose id nobody was told is of no use.
-    if (std::exchange(session.opened, nullptr)) session.is_closing = !session.is_initialised;
-  }
-  // Apart from the walk above, since unbinding may erase.
-  std::vector<std::uint64_t> handles;
-  for (const auto& [handle, session] : sessions_) {
-    if (session.connection_id == 0 && session.state == State::kBound) handles.push_back(handle);
-  }
-  for (const std::uint64_t handle : handles) {
-    if (Session* session = find(handle)) unbind(*session);
-  }
-  schedule_expiry();
-}
-
-void SessionTable::worker_died(std::uint32_t worker, const std::vector<ChannelEnd>& ends) {
-  for (const ChannelEnd& end : ends) {
-    for (const ExecutingAtDeath& request : end.executing) {
-      Session* session = find(request.session_handle);
-      if (session == nullptr || session->bound_connection_id != end.connection_id ||
-          session->generation->model_id != request.model_id) {
-        continue;
-      }
-      session->lost = Status(StatusCode::kFailedPrecondition,
-                             "the session is torn: its worker died while it was executing a "
-                             "request of it, and model '" +
-                                 session->model + "' may have left its state half written");
-      spdlog::warn("a session of uid {} on model '{}' is torn", session->uid, session->model);
+    std::erase_if(session.tasks, [&](const SessionTask& task) {
+      const bool is_first = &task == &session.tasks.front();
+      return task.connection_id == connection_id && !(is_first && session.is_working);
+    });
+    if (!session.tasks.empty() && session.tasks.front().connection_id == connection_id) {
+      session.tasks.front().connection_id = kOwnConnection;
+      session.tasks.front().done = nullptr;
     }
+    const auto binding = session.bindings.find(connection_id);
+    if (binding == session.bindings.end()) continue;
+    binding->second.is_wanted = false;
+    binding->second.waiting.clear();
+    session.used = Clock::now();
+    touched.push_back(handle);
   }
-  arenas_.worker_lost(worker);
-  std::vector<std::uint64_t> closing;
-  for (auto& [handle, session] : sessions_) {
-    if (session.generation->spec.worker != worker) continue;
-    if (session.state != State::kBinding) session.state = State::kUnbound;
-    if (session.is_closing && session.state == State::kUnbound) closing.push_back(handle);
-  }
-  for (const std::uint64_t handle : closing) erase(handle);
-}
-
-void SessionTable::model_changed(const std::string& model, const GenerationPtr& serving,
-                                 const std::function<bool(std::uint32_t)>& is_known) {
-  std::vector<std::uint64_t> handles;
-  for (const auto& [handle, session] : sessions_) {
-    if (session.model == model) handles.push_back(handle);
-  }
-  for (const std::uint64_t handle : handles) {
+  schedule(Clock::now() + limits_.idle_timeout);
+  for (const std::uint64_t handle : touched) {
     Session* session = find(handle);
     if (session == nullptr) continue;
-    const bool is_replaced = session->generation != serving;
-    if (is_replaced && is_known(session->generation->model_id)) continue;  // not unloaded yet
-    if (is_replaced) {
-      if (session->state != State::kBinding) session->state = State::kUnbound;
-      if (serving == nullptr) {
-        session->is_closing = true;
-        unbind(*session);
-        continue;
-      }
-      if (serving->description->states != session->states ||
-          serving->spec.worker != session->generation->spec.worker) {
-        session->lost = Status(StatusCode::kFailedPrecondition,
-                               "model '" + model + "' was replaced by one with other states");
-      }
-      session->generation = serving;
-    }
-    if (session->state == State::kUnbound && session->connection_id != 0 && !session->lost &&
-        !session->is_closing) {
-      bind(*session);
+    // A session whose id nobody was told is of no use.
+    if (!session->is_initialised && !session->is_closing && !session->is_of_model) {
+      end(*session, Status(StatusCode::kCancelled, "the connection ended"));
+    } else {
+      advance(handle);
     }
   }
 }
 
-void SessionTable::schedule_expiry() {
-  if (is_expiry_scheduled_ || sessions_.empty()) return;
-  is_expiry_scheduled_ = true;
-  expiry_timer_.expires_after(
-      std::max<Clock::duration>(limits_.session_idle / 4, std::chrono::milliseconds(100)));
-  expiry_timer_.async_wait([this](boost::system::error_code failure) {
-    is_expiry_scheduled_ = false;
-    if (!failure) expire();
+void SessionTable::schedule(Clock::time_point at) {
+  if (at >= timer_at_) return;
+  timer_at_ = at;
+  timer_.expires_at(at);
+  timer_.async_wait([this](boost::system::error_code failure) {
+    if (failure) return;
+    timer_at_ = Clock::time_point::max();
+    look_at_time();
   });
 }
 
-void SessionTable::expire() {
+// Ends what nobody has used for too long; answers who has waited for too long.
+void SessionTable::look_at_time() {
+  const Clock::time_point now = Clock::now();
+  Clock::time_point next = Clock::time_point::max();
   std::vector<std::uint64_t> expired;
-  for (const auto& [handle, session] : sessions_) {
-    if (session.connection_id == 0 && Clock::now() - session.idle_since >= limits_.session_idle) {
-      expired.push_back(handle);
+  std::vector<std::uint64_t> late;
+  for (auto& [handle, session] : sessions_) {
+    if (is_idle(session)) {
+      const Clock::time_point until = session.used + limits_.idle_timeout;
+      if (until <= now) {
+        expired.push_back(handle);
+      } else {
+        next = std::min(next, until);
+      }
+      continue;
+    }
+    Clock::time_point until = Clock::time_point::max();
+    for (const auto& [connection_id, binding] : session.bindings) {
+      for (const auto& [deadline, opened] : binding.waiting) until = std::min(until, deadline);
+    }
+    if (!session.tasks.empty() && !session.is_working) {
+      until = std::min(until, session.tasks.front().begin_until);
+    }
+    if (until <= now) {
+      late.push_back(handle);
+    } else {
+      next = std::min(next, until);
     }
   }
   for (const std::uint64_t handle : expired) {
-    Session* session = find(handle);
-    if (session == nullptr) continue;
-    session->is_closing = true;
-    unbind(*session);
+    if (Session* session = find(handle)) {
+      end(*session, Status(StatusCode::kNotFound, "the session ended after " +
+                                                      seconds_text(limits_.idle_timeout) +
+                                                      " without use ('sessions.idle_timeout_ms')"));
+    }
   }
-  schedule_expiry();
+  for (const std::uint64_t handle : late) give_up_waiting(handle, now);
+  if (!late.empty()) next = std::min(next, now + std::chrono::seconds(1));
+  if (next != Clock::time_point::max()) schedule(next);
 }
 
 }  // namespace bucketd::supervisor

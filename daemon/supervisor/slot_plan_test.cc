@@ -65,7 +65,7 @@ TEST(SlotPlan, a_model_too_large_for_any_lane_is_refused) {
 }
 
 TEST(UserAccounts, charges_return_to_zero_and_limits_are_kept) {
-  UserAccounts accounts({.max_connections_per_user = 2});
+  UserAccounts accounts({.max_connections_per_user = 2}, {});
   {
     Result<Charge> first = accounts.charge(7, Resource::kConnections, 1);
     ASSERT_TRUE(first.has_value());

@@ -1,10 +1,9 @@
 #include "daemon/supervisor/state_arenas.h"
 
 #include <fcntl.h>
-#include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <algorithm>
-#include <bit>
 #include <cerrno>
 #include <vector>
 
@@ -14,36 +13,30 @@
 
 namespace bucketd::supervisor {
 
-std::uint64_t StateArenas::size_class(std::uint64_t byte_size) {
-  return std::bit_ceil(std::max(byte_size, kPageBytes));
+std::optional<std::uint64_t> StateArenas::arena_bytes(std::uint64_t byte_size) {
+  return align_up(std::max(byte_size, kPageBytes), kPageBytes);
 }
 
-Result<std::uint32_t> StateArenas::allocate(std::uint32_t worker, std::uint64_t byte_size) {
-  const std::uint64_t size = size_class(byte_size);
-  for (auto& [id, arena] : arenas_) {
-    if (!arena.is_free || arena.worker != worker || arena.byte_size != size) continue;
-    arena.is_free = false;
-    return id;
-  }
-  Result<UniqueFd> fd = create_memfd("bucketd-state", size);
+Result<std::uint32_t> StateArenas::allocate(std::uint32_t worker, std::uint64_t arena_bytes) {
+  Result<UniqueFd> fd = create_memfd("bucketd-state", arena_bytes);
   if (!fd) return error(fd.error());
   const std::uint32_t id = next_id_++;
-  arenas_.emplace(id, Arena{std::move(*fd), size, worker});
+  arenas_.emplace(id, Arena{std::move(*fd), arena_bytes, worker});
   return id;
 }
 
-void StateArenas::release(std::uint32_t arena_id) {
+void StateArenas::release(std::uint32_t arena_id, WorkerSlot& slot) {
   const auto found = arenas_.find(arena_id);
   if (found == arenas_.end()) return;
-  Arena& arena = found->second;
-  const bool zeroed = ::fallocate(arena.fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-                                  static_cast<off_t>(arena.byte_size)) == 0;
-  if (!zeroed || arena.mapping != Mapping::kMapped) {
-    if (!zeroed) spdlog::error("{}", status_from_errno("zero a state arena", errno).message());
-    arenas_.erase(found);  // never reused; the worker's mapping of it is only address space
-    return;
+  if (found->second.mapping != Mapping::kNone && slot.is_ready() &&
+      found->second.mapped_by == slot.incarnation()) {
+    slot.process()->ask(
+        [&](flatbuffers::FlatBufferBuilder& builder) {
+          return link::CreateUnmapArena(builder, arena_id);
+        },
+        {}, [](const link::Message*) {}, Due::kPromptly);
   }
-  arena.is_free = true;
+  arenas_.erase(found);
 }
 
 void StateArenas::map(std::uint32_t arena_id, WorkerSlot& slot) {
@@ -71,13 +64,31 @@ void StateArenas::map(std::uint32_t arena_id, WorkerSlot& slot) {
   found->second.mapped_by = slot.incarnation();
 }
 
+bool StateArenas::is_mapped(std::uint32_t arena_id) const {
+  const auto found = arenas_.find(arena_id);
+  return found != arenas_.end() && found->second.mapping != Mapping::kNone;
+}
+
 void StateArenas::worker_lost(std::uint32_t worker) {
-  std::erase_if(arenas_, [&](const auto& item) {
-    return item.second.worker == worker && item.second.is_free;
-  });
   for (auto& [id, arena] : arenas_) {
     if (arena.worker == worker) arena.mapping = Mapping::kNone;
   }
+}
+
+Status StateArenas::read(std::uint32_t arena_id, std::uint64_t offset,
+                         std::span<std::byte> bytes) const {
+  const auto found = arenas_.find(arena_id);
+  if (found == arenas_.end()) return Status(StatusCode::kNotFound, "the state is gone");
+  while (!bytes.empty()) {
+    const ssize_t count =
+        ::pread(found->second.fd.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return status_from_errno("read a state", errno);
+    if (count == 0) return Status(StatusCode::kOutOfRange, "the state ends before");
+    bytes = bytes.subspan(static_cast<std::size_t>(count));
+    offset += static_cast<std::uint64_t>(count);
+  }
+  return Status();
 }
 
 }  // namespace bucketd::supervisor

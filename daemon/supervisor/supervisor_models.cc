@@ -19,8 +19,9 @@ constexpr std::uint32_t kHopelessStarts = 3;
 
 void Supervisor::load_configured_models() {
   for (const ModelConfiguration& model : configuration_.models) {
-    const Result<GenerationPtr> generation = registry_.begin_load(
-        {model.name, model.path, model.worker, model.execution_limit, model.slots, false});
+    const Result<GenerationPtr> generation =
+        registry_.begin_load({model.name, model.path, model.worker, model.execution_limit,
+                              model.slots, model.state_scope, model.share_across_users, false});
     if (generation) {
       loader_.load(*generation);
     } else {
@@ -37,7 +38,10 @@ Result<GenerationPtr> Supervisor::load_model(const std::string& path, const std:
     return error(StatusCode::kInvalidArgument,
                  "a model's name has 1 to 64 characters of [A-Za-z0-9_.-]");
   }
-  ModelSpec spec{name, path, 0, ModelConfiguration().execution_limit, 0, true};
+  ModelSpec spec{.name = name,
+                 .path = path,
+                 .execution_limit = ModelConfiguration().execution_limit,
+                 .may_replace = true};
   const auto configured =
       std::find_if(configuration_.models.begin(), configuration_.models.end(),
                    [&](const ModelConfiguration& model) {
@@ -49,10 +53,14 @@ Result<GenerationPtr> Supervisor::load_model(const std::string& path, const std:
     spec.worker = record->serving->spec.worker;
     spec.execution_limit = record->serving->spec.execution_limit;
     spec.slots = record->serving->spec.slots;
+    spec.state_scope = record->serving->spec.state_scope;
+    spec.share_across_users = record->serving->spec.share_across_users;
   } else if (configured != configuration_.models.end()) {
     spec.worker = configured->worker;
     spec.execution_limit = configured->execution_limit;
     spec.slots = configured->slots;
+    spec.state_scope = configured->state_scope;
+    spec.share_across_users = configured->share_across_users;
     if (name.empty()) spec.name = configured->name;
   }
   Result<GenerationPtr> generation = registry_.begin_load(std::move(spec));

@@ -4,61 +4,14 @@
 
 #include <fstream>
 
-#include "common/wire/model_wire.h"
-#include "daemon/supervisor/testing/test_supervisor.h"
+#include "daemon/supervisor/testing/session_requests.h"
 
 namespace bucketd::testing {
 namespace {
 
-using flatbuffers::FlatBufferBuilder;
 using ::testing::HasSubstr;
 
-constexpr std::uint8_t kEcho = 0;
-constexpr std::uint8_t kCrash = 1;
-
-const auto kGetStatus = [](FlatBufferBuilder& builder) { return wire::CreateGetStatus(builder); };
-
-auto open_session(const std::string& model, const std::string& id = "") {
-  return [=](FlatBufferBuilder& builder) {
-    return wire::CreateOpenSession(builder, builder.CreateString(model), builder.CreateString(id));
-  };
-}
-
-auto close_session(const std::string& id) {
-  return [=](FlatBufferBuilder& builder) {
-    return wire::CreateCloseSession(builder, builder.CreateString(id));
-  };
-}
-
-struct Session {
-  std::string id;
-  std::uint64_t handle = 0;
-};
-
-class SupervisorSessionTest : public ::testing::Test {
- protected:
-  // The model's only state counts its requests, from 100 on.
-  void serve_counter(const std::string& more = "") {
-    daemon_.write_artifact("m.pt", "name: m\nstates: 1");
-    daemon_.start("models: [{path: m.pt, name: m}]\ncrash: {restart_delay_ms: 1}\n" + more);
-    daemon_.wait_ready();
-  }
-  static Session session_of(const Received& answer) {
-    const wire::SessionOpened* opened = answer.message().body_as_SessionOpened();
-    if (opened == nullptr) throw std::runtime_error(answer.status().to_string());
-    return {opened->session_id()->str(), opened->session_handle()};
-  }
-  static float step(TestLane& lane, const Session& session) {
-    lane.submit(kEcho, 1, 0, session.handle);
-    const std::optional<CompletionEntry> completion = lane.completion();
-    if (!completion || completion->status != 0) return -1;
-    return lane.output(*completion);
-  }
-  static std::uint32_t session_count(ControlClient& client) {
-    return client.ask(kGetStatus).message().body_as_StatusReport()->sessions();
-  }
-  TestSupervisor daemon_;
-};
+using SupervisorSessionTest = SessionTest;
 
 TEST_F(SupervisorSessionTest, each_session_has_state_of_its_own) {
   serve_counter();
@@ -221,8 +174,102 @@ TEST_F(SupervisorSessionTest, sessions_end_with_their_model) {
   EXPECT_EQ(session_count(client), 0u);
 }
 
+TEST_F(SupervisorSessionTest, every_way_not_to_have_a_session_is_told_apart) {
+  daemon_.write_artifact("n.pt", "name: n\nstates: 1");
+  daemon_.write_artifact("m.pt", "name: m\nstates: 1");
+  daemon_.start("models: [{path: m.pt}, {path: n.pt}]\nsessions: {idle_timeout_ms: 300}");
+  daemon_.wait_ready();
+  ControlClient client = daemon_.connect();
+  ControlClient second = daemon_.connect();
+  const Session session = session_of(client.ask(open_session("m")));
+  const Status unknown = client.ask(open_session("m", std::string(32, '0'))).status();
+  EXPECT_EQ(unknown.to_string(), "NOT_FOUND: this user has no session of that id");
+  const Status other = client.ask(open_session("n", session.id)).status();
+  EXPECT_EQ(other.to_string(), "INVALID_ARGUMENT: the session is of model 'm', not of model 'n'");
+  EXPECT_EQ(second.ask(open_session("m", session.id)).status().to_string(),
+            "FAILED_PRECONDITION: the session is in use by another connection of this user");
+  const Session closed = session_of(client.ask(open_session("m")));
+  EXPECT_EQ(client.ask(close_session(closed.id)).type(), wire::Body::Ok);
+  EXPECT_EQ(client.ask(open_session("m", closed.id)).status().to_string(),
+            "NOT_FOUND: the session was closed");
+  EXPECT_EQ(client.ask(close_session(session.id, true)).type(), wire::Body::Ok);
+  ASSERT_TRUE(eventually([&] { return session_count(client) == 0; }));
+  EXPECT_EQ(client.ask(open_session("m", session.id)).status().to_string(),
+            "NOT_FOUND: the session ended after 300 ms without use ('sessions.idle_timeout_ms')");
+}
+
+TEST_F(SupervisorSessionTest, asking_again_for_a_session_that_one_has_gives_the_same) {
+  serve_counter();
+  ControlClient client = daemon_.connect();
+  TestLane lane(client.ask(open_lane_request("m")));
+  const Session session = session_of(client.ask(open_session("m")));
+  const Session again = session_of(client.ask(open_session("m", session.id)));
+  EXPECT_EQ(again.id, session.id);
+  EXPECT_EQ(again.handle, session.handle);
+  EXPECT_EQ(step(lane, session), 101);
+  // While its worker is away, the answer waits until the session is bound again.
+  tear(client, lane, Session());
+  const Session later = session_of(client.ask(open_session("m", session.id)));
+  EXPECT_EQ(later.handle, session.handle);
+  TestLane second(client.ask(open_lane_request("m")));
+  EXPECT_EQ(step(second, session), 102);
+}
+
+TEST_F(SupervisorSessionTest, a_session_that_was_given_up_is_there_for_another_connection) {
+  serve_counter();
+  ControlClient first = daemon_.connect();
+  ControlClient second = daemon_.connect();
+  TestLane first_lane(first.ask(open_lane_request("m")));
+  TestLane second_lane(second.ask(open_lane_request("m")));
+  const Session session = session_of(first.ask(open_session("m")));
+  EXPECT_EQ(step(first_lane, session), 101);
+  EXPECT_EQ(second.ask(close_session(session.id, true)).status().code(),
+            StatusCode::kFailedPrecondition);
+  EXPECT_EQ(first.ask(close_session(session.id, true)).type(), wire::Body::Ok);
+  const Session resumed = session_of(second.ask(open_session("", session.id)));
+  EXPECT_EQ(step(second_lane, resumed), 102);
+  EXPECT_EQ(step(first_lane, session), -1);
+}
+
+TEST_F(SupervisorSessionTest, the_longest_idle_one_makes_room_where_that_is_configured) {
+  serve_counter("sessions: {per_user: 2, when_full: evict_longest_idle}\n");
+  ControlClient client = daemon_.connect();
+  const Session a = session_of(client.ask(open_session("m")));
+  const Session b = session_of(client.ask(open_session("m")));
+  // Both are open: nothing can be evicted.
+  EXPECT_EQ(client.ask(open_session("m")).status().code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(client.ask(close_session(b.id, true)).type(), wire::Body::Ok);
+  EXPECT_EQ(client.ask(close_session(a.id, true)).type(), wire::Body::Ok);
+  Session c;
+  // The worker may not have released it yet.
+  ASSERT_TRUE(eventually([&] {
+    const Received answer = client.ask(open_session("m"));
+    if (answer.status().ok()) c = session_of(answer);
+    return answer.status().ok();
+  }));
+  const Status evicted = client.ask(open_session("m", b.id)).status();
+  EXPECT_EQ(evicted.code(), StatusCode::kResourceExhausted);
+  EXPECT_THAT(evicted.message(), HasSubstr("was evicted after"));
+  EXPECT_EQ(session_of(client.ask(open_session("m", a.id))).id, a.id);
+}
+
+TEST_F(SupervisorSessionTest, memory_for_state_is_limited_too) {
+  serve_counter("sessions: {bytes_per_user: 8192}\n");
+  ControlClient client = daemon_.connect();
+  const Session a = session_of(client.ask(open_session("m")));
+  EXPECT_EQ(client.ask(operate(a.id, wire::SessionOperation::kCheckpoint)).status(), Status());
+  const Status status = client.ask(open_session("m")).status();
+  EXPECT_EQ(status.code(), StatusCode::kResourceExhausted);
+  EXPECT_THAT(status.message(), HasSubstr("'sessions.bytes_per_user' is 8192"));
+  // A second checkpoint needs room beside the first.
+  EXPECT_EQ(client.ask(operate(a.id, wire::SessionOperation::kCheckpoint)).status().code(),
+            StatusCode::kResourceExhausted);
+  EXPECT_EQ(client.ask(close_session(a.id)).type(), wire::Body::Ok);
+  session_of(client.ask(open_session("m")));
+}
+
 TEST_F(SupervisorSessionTest, sessions_are_limited_and_idle_ones_end) {
-  serve_counter("limits: {max_sessions_per_user: 2, session_idle_s: 1}\n");
+  serve_counter("sessions: {per_user: 2, idle_timeout_ms: 300}\n");
   ControlClient watcher = daemon_.connect();
   {
     ControlClient client = daemon_.connect();
@@ -230,7 +277,7 @@ TEST_F(SupervisorSessionTest, sessions_are_limited_and_idle_ones_end) {
     session_of(client.ask(open_session("m")));
     const Status status = client.ask(open_session("m")).status();
     EXPECT_EQ(status.code(), StatusCode::kResourceExhausted);
-    EXPECT_THAT(status.message(), HasSubstr("limits.max_sessions_per_user"));
+    EXPECT_THAT(status.message(), HasSubstr("sessions.per_user"));
   }
   EXPECT_EQ(session_count(watcher), 2u);
   EXPECT_TRUE(eventually([&] { return session_count(watcher) == 0; }));

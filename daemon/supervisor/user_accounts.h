@@ -14,6 +14,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "bucketd/status.h"
@@ -21,8 +22,13 @@
 
 namespace bucketd::supervisor {
 
-enum class Resource : std::size_t { kConnections = 0, kSharedBytes = 1, kSessions = 2 };
-inline constexpr std::size_t kResourceCount = 3;
+enum class Resource : std::size_t {
+  kConnections = 0,
+  kSharedBytes = 1,
+  kSessions = 2,
+  kStateBytes = 3
+};
+inline constexpr std::size_t kResourceCount = 4;
 
 class UserAccounts;
 
@@ -51,12 +57,19 @@ class Charge {
 
 class UserAccounts {
  public:
-  explicit UserAccounts(const LimitsConfiguration& limits);
+  UserAccounts(const LimitsConfiguration& limits, const SessionsConfiguration& sessions);
   // Asserts that everything was given back.
   ~UserAccounts();
   UserAccounts(const UserAccounts&) = delete;
   UserAccounts& operator=(const UserAccounts&) = delete;
 
+  // What is missing for `amount` more: of the user's limit, or else of the limit of all users
+  // together. Nothing if there is room.
+  struct Shortage {
+    bool is_total = false;
+    std::uint64_t missing = 0;
+  };
+  std::optional<Shortage> shortage(uid_t uid, Resource resource, std::uint64_t amount) const;
   // RESOURCE_EXHAUSTED, naming the limit, when it would be exceeded.
   Result<Charge> charge(uid_t uid, Resource resource, std::uint64_t amount);
   std::uint64_t held(uid_t uid, Resource resource) const;
@@ -69,6 +82,8 @@ class UserAccounts {
   void give_back(uid_t uid, Resource resource, std::uint64_t amount);
 
   const Held limits_;
+  const Held total_limits_;
+  Held totals_{};
   std::map<uid_t, Held> accounts_;
 };
 

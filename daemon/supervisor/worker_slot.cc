@@ -85,16 +85,22 @@ WorkerState WorkerSlot::state() const {
   return restarts_ == 0 && failed_starts_ == 0 ? WorkerState::kStarting : WorkerState::kRestarting;
 }
 
-std::uint64_t WorkerSlot::completed() const {
-  const std::uint64_t now =
-      process_ == nullptr ? 0 : sum(process_->status_page(), &ExecutorStatus::completed);
-  return completed_before_ + now;
+std::uint64_t WorkerSlot::now(std::atomic<std::uint64_t> ExecutorStatus::*counter) const {
+  return process_ == nullptr ? 0 : sum(process_->status_page(), counter);
 }
 
-std::uint64_t WorkerSlot::failed() const {
-  const std::uint64_t now =
-      process_ == nullptr ? 0 : sum(process_->status_page(), &ExecutorStatus::failed);
-  return failed_before_ + now;
+std::uint64_t WorkerSlot::completed() const {
+  return completed_before_ + now(&ExecutorStatus::completed);
+}
+
+std::uint64_t WorkerSlot::failed() const { return failed_before_ + now(&ExecutorStatus::failed); }
+
+std::uint64_t WorkerSlot::state_bytes_copied() const {
+  return copied_before_ + now(&ExecutorStatus::state_bytes_copied);
+}
+
+std::uint64_t WorkerSlot::state_bytes_written_back() const {
+  return written_back_before_ + now(&ExecutorStatus::state_bytes_written_back);
 }
 
 void WorkerSlot::on_death(const WorkerDeath& death) {
@@ -103,6 +109,8 @@ void WorkerSlot::on_death(const WorkerDeath& death) {
   suspect_.reset();
   completed_before_ = completed();
   failed_before_ = failed();
+  copied_before_ = state_bytes_copied();
+  written_back_before_ = state_bytes_written_back();
   if (!process_->is_ready()) ++failed_starts_;
   if (process_->is_ready() && Clock::now() - ready_since_ >= kCalmTime) restart_delay_ = {};
   last_death_ = death.cause;

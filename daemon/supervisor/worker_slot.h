@@ -9,6 +9,7 @@
 // Thread safety: none; the supervisor's thread.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -76,12 +77,17 @@ class WorkerSlot {
   void set_last_death(std::string text) { last_death_ = std::move(text); }
   std::uint64_t completed() const;
   std::uint64_t failed() const;
+  // See worker_status.h; of all incarnations.
+  std::uint64_t state_bytes_copied() const;
+  std::uint64_t state_bytes_written_back() const;
 
   // Somebody may submit requests from now on: watch for executions that take too long, until
   // has_clients() says that nobody can any more.
   void watch_executions();
 
  private:
+  // Of the present incarnation.
+  std::uint64_t now(std::atomic<std::uint64_t> ExecutorStatus::*counter) const;
   void on_death(const WorkerDeath& death);
   void schedule_restart();
   void look_at_executions();
@@ -114,6 +120,8 @@ class WorkerSlot {
   std::string last_death_;
   std::uint64_t completed_before_ = 0;
   std::uint64_t failed_before_ = 0;
+  std::uint64_t copied_before_ = 0;
+  std::uint64_t written_back_before_ = 0;
 };
 
 }  // namespace bucketd::supervisor

@@ -4,7 +4,9 @@
 //   name: echo            the artifact's own name
 //   load: ok | fail | die | hang | garbage | die_in_worker | hang_in_worker
 //   length: 16            inputs are float32 [1, 1..length]; outputs the same
-//   states: 0             float32 [length] each
+//   states: 0             float32 [length] each, of which length is the sequence dim; initially 100
+//   align: left           or right: where along it the positions in use lie
+//   operations: die       OperateSession kills the worker (but for kCopyOut)
 //   drain: ignore | exit (after its answer)
 //   drain_hold: <path>    Drain is answered when this file exists
 //   die_after_load: <path>  once, unless this file exists: loaded, it waits for the next message
@@ -75,7 +77,7 @@ Properties read_artifact(int fd) {
   Properties properties = {{"name", "unnamed"}, {"load", "ok"},         {"length", "16"},
                            {"states", "0"},     {"drain", "ok"},        {"hold", ""},
                            {"drain_hold", ""},  {"die_after_load", ""}, {"lanes", "ok"},
-                           {"arenas", "ok"}};
+                           {"arenas", "ok"},    {"align", "left"},      {"operations", "ok"}};
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) {
     const std::size_t colon = line.find(": ");
@@ -99,7 +101,8 @@ ModelDescription describe(const std::string& name, const Properties& properties)
   model.outputs = {{"y", DType::kFloat32}};
   BucketSpec bucket{{Shape{1, length}}, {Shape{1, length}}, {}};
   for (int s = 0; s < std::stoi(properties.at("states")); ++s) {
-    model.states.push_back({"s" + std::to_string(s), DType::kFloat32, Shape{length}, std::nullopt});
+    model.states.push_back({"s" + std::to_string(s), DType::kFloat32, Shape{length}, 0,
+                            properties.at("align") == "right" ? PadSide::kLeft : PadSide::kRight});
     bucket.states.push_back(Shape{length});
   }
   model.buckets = {bucket};
@@ -129,6 +132,7 @@ struct Channel {
 struct Session {
   std::uint32_t arena_id = 0;
   std::vector<std::uint64_t> offsets;
+  std::uint32_t model_id = 0;
 };
 
 class FakeWorker {
@@ -230,6 +234,11 @@ class FakeWorker {
       arenas_[arena->arena_id()] =
           *map_memfd(fds[0].get(), arena->byte_size(), MapAccess::kReadWrite);
       acknowledge(id);
+    } else if (const auto* unmap = message.body_as_UnmapArena()) {
+      if (arenas_.erase(unmap->arena_id()) == 0) return refuse(id);
+      acknowledge(id);
+    } else if (const auto* operate = message.body_as_OperateSession()) {
+      operate_session(id, *operate);
     } else if (const auto* bind = message.body_as_BindSession()) {
       bind_session(id, *bind);
     } else if (const auto* release = message.body_as_ReleaseSession()) {
@@ -323,15 +332,55 @@ class FakeWorker {
 
   void bind_session(std::uint64_t id, const link::BindSession& bind) {
     if (!arenas_.contains(bind.arena_id())) return refuse(id);
-    Session session{bind.arena_id(), {bind.offsets()->begin(), bind.offsets()->end()}};
-    if (bind.initialise() && !session.offsets.empty()) *state(session) = 100.0F;
+    Session session{
+        bind.arena_id(), {bind.offsets()->begin(), bind.offsets()->end()}, bind.model_id()};
+    if (bind.initialise()) initialise(session);
     sessions_[{bind.connection_id(), bind.session_handle()}] = std::move(session);
     acknowledge(id);
   }
 
-  float* state(const Session& session) const {
+  std::size_t length_of(const Session& session) const {
+    return std::stoul(models_.at(session.model_id).properties.at("length"));
+  }
+
+  void initialise(const Session& session) const {
+    for (std::size_t s = 0; s < session.offsets.size(); ++s) {
+      std::fill_n(state(session, s), length_of(session), 100.0F);
+    }
+  }
+
+  // The rings are looked into first, so that requests submitted before come before.
+  void operate_session(std::uint64_t id, const link::OperateSession& operate) {
+    for (auto& [channel_id, channel] : channels_) {
+      if (channel.connection_id == operate.connection_id()) serve(channel_id, channel);
+    }
+    const auto found = sessions_.find({operate.connection_id(), operate.session_handle()});
+    if (found == sessions_.end()) return refuse(id);
+    const Session& session = found->second;
+    const std::size_t length = length_of(session);
+    const bool is_copy = operate.operation() == link::StateOperation::kCopyOut ||
+                         operate.operation() == link::StateOperation::kCopyIn;
+    if (is_copy && !arenas_.contains(operate.arena_id())) return refuse(id);
+    if (any_has("operations", "die") && operate.operation() != link::StateOperation::kCopyOut) {
+      die_by_fault();
+    }
+    if (operate.operation() == link::StateOperation::kReset) initialise(session);
+    for (std::size_t s = 0; s < session.offsets.size(); ++s) {
+      float* own = state(session, s);
+      if (is_copy) {
+        Session other{operate.arena_id(), {operate.offsets()->begin(), operate.offsets()->end()}};
+        const bool is_out = operate.operation() == link::StateOperation::kCopyOut;
+        std::copy_n(is_out ? own : state(other, s), length, is_out ? state(other, s) : own);
+      } else if (operate.operation() == link::StateOperation::kTruncate) {
+        std::fill(own + operate.length(), own + length, 100.0F);
+      }
+    }
+    acknowledge(id);
+  }
+
+  float* state(const Session& session, std::size_t number = 0) const {
     auto* base = static_cast<std::byte*>(arenas_.at(session.arena_id).get_address());
-    return reinterpret_cast<float*>(base + session.offsets.front());
+    return reinterpret_cast<float*>(base + session.offsets.at(number));
   }
 
   void serve(std::uint64_t channel_id, Channel& channel) {

@@ -1,0 +1,306 @@
+// SessionTable's dealings with workers: binding, releasing, and what deaths and reloads mean.
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "common/wire/model_wire.h"
+#include "daemon/supervisor/session_table.h"
+
+namespace bucketd::supervisor {
+namespace {
+
+// How long a session's model may be away (its worker starting again, or the model being replaced)
+// before whoever waits for the session is told.
+constexpr std::chrono::seconds kBindingTime{30};
+
+using State = SessionBinding::State;
+
+Status away(const Session& session) {
+  return Status(StatusCode::kUnavailable, "model '" + session.model +
+                                              "' is away, or a request of the session has not "
+                                              "ended yet; try again later");
+}
+
+}  // namespace
+
+void SessionTable::answer(SessionBinding& binding, const Result<SessionOffer>& result) {
+  auto waiting = std::exchange(binding.waiting, {});
+  for (const auto& [deadline, opened] : waiting) opened(result);
+}
+
+void SessionTable::want(Session& session, std::uint64_t connection_id, Opened opened) {
+  SessionBinding& binding = session.bindings[connection_id];
+  binding.is_wanted = true;
+  session.used = Clock::now();
+  if (opened) {
+    if (binding.state == State::kBound) return opened(offer_of(session));
+    binding.waiting.emplace_back(Clock::now() + kBindingTime, std::move(opened));
+    schedule(binding.waiting.front().first);
+  }
+  advance(session.handle);
+}
+
+void SessionTable::advance(std::uint64_t handle) {
+  Session* session = find(handle);
+  if (session == nullptr) return;
+  std::vector<std::uint64_t> unwanted;
+  for (auto& [connection_id, binding] : session->bindings) {
+    if (session->is_closing) binding.is_wanted = false;
+    if (!binding.is_wanted) unwanted.push_back(connection_id);
+  }
+  for (const std::uint64_t connection_id : unwanted) {
+    const SessionBinding& binding = session->bindings[connection_id];
+    if (binding.state == State::kBound) release(*session, connection_id);
+    if (binding.state == State::kAway) session->bindings.erase(connection_id);
+  }
+  if (session->is_closing) {
+    if (session->bindings.empty() && !session->is_working) erase(handle);
+    return;
+  }
+  work(*session);
+  session = find(handle);
+  if (session == nullptr || session->lost || session->torn || !is_on_worker(*session)) return;
+  std::vector<std::uint64_t> away;
+  bool is_binding = false;
+  bool is_releasing = false;
+  for (const auto& [connection_id, binding] : session->bindings) {
+    if (binding.state == State::kAway && binding.is_wanted) away.push_back(connection_id);
+    is_binding = is_binding || binding.state == State::kBinding;
+    is_releasing = is_releasing || (binding.state == State::kReleasing &&
+                                    connection_id != kOwnConnection && !session->is_of_model);
+  }
+  if (is_releasing) return;  // requests of the connection that had it come first
+  for (const std::uint64_t connection_id : away) {
+    // The first one initialises, and the others see what it did.
+    if (!session->is_initialised && std::exchange(is_binding, true)) return;
+    bind(*session, connection_id, !session->is_initialised);
+  }
+}
+
+bool SessionTable::is_on_worker(const Session& session) {
+  return session.generation->is_on_worker && slot_of_(session.generation->spec.worker).is_ready() &&
+         session.generation->model_id != session.refused_model_id;
+}
+
+void SessionTable::bind(Session& session, std::uint64_t connection_id, bool initialise) {
+  WorkerSlot& slot = slot_of_(session.generation->spec.worker);
+  session.bindings[connection_id].state = State::kBinding;
+  arenas_.map(session.memory.arena_id, slot);
+  slot.process()->ask(
+      [&](flatbuffers::FlatBufferBuilder& builder) {
+        return link::CreateBindSession(builder, connection_id, session.handle,
+                                       session.generation->model_id, session.memory.arena_id,
+                                       builder.CreateVector(session.offsets), initialise);
+      },
+      {},
+      [this, handle = session.handle, connection_id, model_id = session.generation->model_id](
+          const link::Message* message) { bound(handle, connection_id, model_id, message); },
+      Due::kPromptly);
+}
+
+void SessionTable::bound(std::uint64_t handle, std::uint64_t connection_id, std::uint32_t model_id,
+                         const link::Message* message) {
+  Session* session = find(handle);
+  if (session == nullptr) return;
+  if (message == nullptr) {  // worker_died() saw to the rest
+    if (!session->is_initialised && !session->is_closing) {
+      end(*session,
+          Status(StatusCode::kUnavailable, "the worker of model '" + session->model + "' died"));
+    }
+    return;
+  }
+  const auto found = session->bindings.find(connection_id);
+  if (found == session->bindings.end() || found->second.state != State::kBinding) return;
+  SessionBinding& binding = found->second;
+  if (message->body_as_Acknowledged() != nullptr) {
+    session->is_initialised = true;
+    binding.state = State::kBound;
+    answer(binding, offer_of(*session));
+    return advance(handle);
+  }
+  binding.state = State::kAway;
+  if (model_id != session->generation->model_id || session->is_closing) return advance(handle);
+  const link::Refused* refused = message->body_as_Refused();
+  Status reason = refused != nullptr
+                      ? wire::from_wire(refused->status())
+                      : Status(StatusCode::kInternal, "the worker gave an unexpected answer");
+  if (reason.code() == StatusCode::kNotFound) {
+    reason = Status(StatusCode::kUnavailable, reason.message());
+    // The model is being unloaded: by its successor, perhaps.
+    if (session->is_initialised && arenas_.is_mapped(session->memory.arena_id)) {
+      session->refused_model_id = model_id;
+      return advance(handle);
+    }
+  }
+  if (!session->is_initialised) return end(*session, reason);
+  SessionBinding given_up = std::move(binding);
+  session->bindings.erase(found);
+  session->used = Clock::now();
+  schedule(session->used + limits_.idle_timeout);
+  answer(given_up, error(reason));
+  if (connection_id == kOwnConnection && !session->tasks.empty()) {
+    return finish_task(*session, reason);
+  }
+  advance(handle);
+}
+
+void SessionTable::release(Session& session, std::uint64_t connection_id) {
+  session.bindings[connection_id].state = State::kReleasing;
+  WorkerSlot& slot = slot_of_(session.generation->spec.worker);
+  slot.process()->ask(
+      [&](flatbuffers::FlatBufferBuilder& builder) {
+        return link::CreateReleaseSession(builder, connection_id, session.handle);
+      },
+      {},
+      [this, handle = session.handle, connection_id](const link::Message* message) {
+        Session* released = find(handle);
+        if (message == nullptr || released == nullptr) return;  // worker_died() saw to it
+        const auto binding = released->bindings.find(connection_id);
+        if (binding != released->bindings.end() && binding->second.state == State::kReleasing) {
+          binding->second.state = State::kAway;
+        }
+        advance(handle);
+      });
+}
+
+void SessionTable::end(Session& session, const Status& reason) {
+  if (session.is_closing) return;
+  const std::uint64_t handle = session.handle;
+  session.is_closing = true;
+  handles_.erase(session.id);
+  if (session.is_initialised && !session.is_shared) ended_.add(session.uid, session.id, reason);
+  std::vector<Opened> waiting;
+  for (auto& [connection_id, binding] : session.bindings) {
+    for (auto& [deadline, opened] : std::exchange(binding.waiting, {})) {
+      waiting.push_back(std::move(opened));
+    }
+  }
+  while (session.tasks.size() > (session.is_working ? 1 : 0)) {
+    if (session.tasks.back().done) waiting.push_back(std::move(session.tasks.back().done));
+    session.tasks.pop_back();
+  }
+  advance(handle);
+  for (const Opened& opened : waiting) opened(error(reason));
+}
+
+void SessionTable::free(StateMemory& memory, const Session& session) {
+  arenas_.release(memory.arena_id, slot_of_(session.generation->spec.worker));
+  memory.bytes.give_back();
+}
+
+void SessionTable::erase(std::uint64_t handle) {
+  const auto found = sessions_.find(handle);
+  if (found == sessions_.end()) return;
+  Session& session = found->second;
+  free(session.memory, session);
+  if (session.checkpoint) free(*session.checkpoint, session);
+  const auto closing = std::move(session.closing);
+  sessions_.erase(found);
+  for (const Closed& closed : closing) closed(Status());
+}
+
+void SessionTable::worker_died(std::uint32_t worker, const std::vector<ChannelEnd>& ends) {
+  for (const ChannelEnd& end : ends) {
+    for (const ExecutingAtDeath& request : end.executing) {
+      Session* session = find(request.session_handle);
+      if (session == nullptr || !session->bindings.contains(end.connection_id) ||
+          session->generation->model_id != request.model_id) {
+        continue;
+      }
+      tear(*session, "it was executing a request of it");
+    }
+  }
+  arenas_.worker_lost(worker);
+  std::vector<std::uint64_t> handles;
+  for (auto& [handle, session] : sessions_) {
+    if (session.generation->spec.worker != worker) continue;
+    for (auto& [connection_id, binding] : session.bindings) binding.state = State::kAway;
+    session.refused_model_id = 0;
+    handles.push_back(handle);
+  }
+  for (const std::uint64_t handle : handles) advance(handle);
+}
+
+void SessionTable::tear(Session& session, const std::string& during) {
+  session.torn = Status(StatusCode::kFailedPrecondition,
+                        "the session is torn: its worker died while " + during + ", and model '" +
+                            session.model + "' may have left its state half written; reset it" +
+                            (session.checkpoint ? " or restore its checkpoint" : ""));
+  spdlog::warn("a session of uid {} on model '{}' is torn", session.uid, session.model);
+  for (auto& [connection_id, binding] : session.bindings) {
+    // Lanes are opened all the same.
+    answer(binding, session.is_of_model ? Result<SessionOffer>(offer_of(session))
+                                        : Result<SessionOffer>(error(*session.torn)));
+  }
+}
+
+void SessionTable::model_changed(const std::string& model, const GenerationPtr& serving,
+                                 const std::function<bool(std::uint32_t)>& is_known) {
+  std::vector<std::uint64_t> handles;
+  for (const auto& [handle, session] : sessions_) {
+    if (session.model == model) handles.push_back(handle);
+  }
+  for (const std::uint64_t handle : handles) {
+    Session* session = find(handle);
+    if (session == nullptr) continue;
+    const bool is_replaced = session->generation != serving;
+    if (is_replaced && is_known(session->generation->model_id)) continue;  // not unloaded yet
+    if (is_replaced) {
+      // The worker has forgotten it, but for what it has not answered yet.
+      for (auto& [connection_id, binding] : session->bindings) {
+        if (binding.state != State::kBinding) binding.state = State::kAway;
+      }
+      const bool is_other =
+          serving != nullptr && (serving->description->states != session->states ||
+                                 serving->spec.worker != session->generation->spec.worker);
+      if (serving == nullptr || (is_other && session->is_of_model)) {
+        end(*session, Status(StatusCode::kNotFound,
+                             "the session ended: model '" + model +
+                                 (serving == nullptr ? "' was unloaded, or cannot be loaded again"
+                                                     : "' was replaced by one with other states")));
+        advance(handle);
+        continue;
+      }
+      if (is_other) {
+        session->lost =
+            Status(StatusCode::kFailedPrecondition, "the session is lost: model '" + model +
+                                                        "' was replaced by one with other states");
+        for (auto& [connection_id, binding] : session->bindings) {
+          answer(binding, error(*session->lost));
+        }
+      } else {
+        session->generation = serving;
+      }
+    }
+    advance(handle);
+  }
+}
+
+void SessionTable::give_up_waiting(std::uint64_t handle, Clock::time_point now) {
+  Session* session = find(handle);
+  if (session == nullptr) return;
+  const Status reason = away(*session);
+  std::vector<Opened> late;
+  for (auto& [connection_id, binding] : session->bindings) {
+    for (auto& [deadline, opened] : binding.waiting) {
+      if (deadline <= now) late.push_back(std::move(opened));
+    }
+    const std::size_t count =
+        std::erase_if(binding.waiting, [now](const auto& waiting) { return waiting.first <= now; });
+    // Whoever is told that it did not work does not have it.
+    if (count != 0 && binding.waiting.empty()) binding.is_wanted = false;
+  }
+  session->used = now;
+  if (!session->is_initialised) {
+    end(*session, reason);
+  } else if (!session->tasks.empty() && !session->is_working &&
+             session->tasks.front().begin_until <= now) {
+    finish_task(*session, reason);
+  } else {
+    advance(handle);
+  }
+  for (const Opened& opened : late) opened(error(reason));
+}
+
+}  // namespace bucketd::supervisor
