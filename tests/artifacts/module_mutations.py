@@ -93,11 +93,13 @@ class Gives(torch.nn.Module):
         return self._result(*tensors)
 
 
-def build(metadata=None, buckets=(AddOne(), AddOne()), kernel="", preprocessor=None, states=()):
+def build(
+    metadata=None, buckets=(AddOne(), AddOne()), kernel="", preprocessor=None, states=(), preprocessor_source=_PREPROCESSOR
+):
     """The bytes of a sealed artifact; without arguments, of a good one.
 
     `kernel` and `preprocessor` are lines of TorchScript that go before the method's last one, or None to
-    leave the method out.
+    leave the method out. `preprocessor_source`: the whole method, where it should be another.
     """
     metadata = metadata or _METADATA
     holder = torch.nn.Module()
@@ -111,7 +113,7 @@ def build(metadata=None, buckets=(AddOne(), AddOne()), kernel="", preprocessor=N
         holder.register_buffer(f"state_{number}", state)
     module = torch.jit.script(holder)
     if preprocessor is not None:
-        module.define(_PREPROCESSOR.format(body=preprocessor))
+        module.define(preprocessor_source.format(body=preprocessor))
     if kernel is not None:
         module.define(_KERNEL.format(body=kernel))
         module.define(_FORWARD)

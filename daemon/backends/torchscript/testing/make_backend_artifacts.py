@@ -5,6 +5,7 @@
 """
 
 import argparse
+import inspect
 import pathlib
 import sys
 from typing import List
@@ -167,6 +168,25 @@ def make_stateful(folder):
           state_shapes=[[[1, 4]]])
 
 
+def make_sliced(folder):
+    """States of 1 KiB to 1 GiB that the guide's preprocessor slices; their initial values are one zero in the file."""
+    header = (
+        "def state_preprocessor(self, shapes_collection: List[List[List[int]]], states: List[Tensor],"
+        " bucket_idx_tensor: Tensor) -> List[Tensor]:"
+    )
+    guide = "\n".join([header] + inspect.getsource(state_preprocessor).splitlines()[1:] + [""])
+    (folder / "sliced").mkdir(exist_ok=True)
+    for kib in (1, 32, 1024, 32768, 1048576):
+        elements = kib * 256
+        metadata = {
+            **module_mutations._WITH_STATE,
+            "states": [{"name": "s", "dtype": "float32", "shape": [1, elements]}],
+            "buckets": [{**bucket, "states": [[1, bucket["inputs"][0][0]]]} for bucket in module_mutations._WITH_STATE["buckets"]],
+        }
+        (folder / "sliced" / f"{kib}.pt").write_bytes(
+            module_mutations.build_with_state(metadata=metadata, states=(torch.zeros(1).expand(1, elements),), preprocessor_source=guide))
+
+
 def make_refused_states(folder):
     """What the authoring package refuses, too."""
     lost = "    if bool(states[0].numel() > 0):\n        return [states[0].narrow(0, 0, shapes_collection[int(bucket_idx)][0][0]).clone()]"
@@ -209,7 +229,7 @@ def main():
     parser.add_argument("-o", "--output", type=pathlib.Path, required=True, help="folder for the artifacts")
     folder = parser.parse_args().output
     folder.mkdir(parents=True, exist_ok=True)
-    for make in (make_stateful, make_refused_states, make_tensor_beyond_its_storage, make_kernels, make_buckets):
+    for make in (make_stateful, make_sliced, make_refused_states, make_tensor_beyond_its_storage, make_kernels, make_buckets):
         make(folder)
     print(f"{len(list(folder.glob('*.pt')))} artifacts in {folder}")
 
