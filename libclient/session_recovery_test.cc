@@ -203,6 +203,51 @@ TEST_P(SessionRecoveryTest, sessions_wait_for_a_model_that_is_away) {
   resetting.join();
 }
 
+TEST_P(SessionRecoveryTest, operation_whose_connection_ended_may_or_may_not_have_been_done) {
+  Client client = connect();
+  Model model = open_model(client);
+  Session session = get(model.open_session());
+  EXPECT_TRUE(mark(session, 1).ok());
+  daemon.spoil_sessions(SessionFault::kHangUp);
+  const Status status = session.truncate(0);
+  EXPECT_EQ(status.code(), StatusCode::kAborted);
+  EXPECT_THAT(status.message(), HasSubstr("before it said whether the operation was done"));
+  daemon.spoil_sessions(SessionFault::kNone);
+  EXPECT_TRUE(mark(session, 2).ok());
+  EXPECT_TRUE(has_log(session, {1, 2}));
+}
+
+TEST_P(SessionRecoveryTest, session_that_was_made_too_late_is_closed) {
+  Client client = connect();
+  Model model = open_model(client);
+  Session session = get(model.open_session());
+  daemon.spoil_sessions(SessionFault::kLate);
+  EXPECT_EQ(
+      status_of(session.fork(std::chrono::steady_clock::now() + std::chrono::milliseconds(20)))
+          .code(),
+      StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(daemon.sessions().size(), 2u);
+  daemon.answer_late_sessions();
+  EXPECT_EQ(get(client.models()).size(), 2u);  // and takes in what came before that
+  EXPECT_EQ(get(client.sessions()).size(), 1u);
+  EXPECT_TRUE(mark(session, 1).ok());
+}
+
+TEST_P(SessionRecoveryTest, session_that_was_resumed_too_late_is_given_up_with_its_state) {
+  Client client = connect();
+  Model model = open_model(client);
+  Session session = get(model.open_session());
+  const std::string id = session.id();
+  EXPECT_TRUE(session.keep().ok());
+  daemon.spoil_sessions(SessionFault::kLate);
+  EXPECT_EQ(status_of(model.resume_session(id, already_over())).code(),
+            StatusCode::kDeadlineExceeded);
+  daemon.answer_late_sessions();
+  EXPECT_EQ(get(client.models()).size(), 2u);
+  EXPECT_EQ(get(client.sessions()).at(0).status, SessionStatus::kIdle);
+  EXPECT_TRUE(model.resume_session(id).has_value());
+}
+
 TEST_P(SessionRecoveryTest, a_forked_child_leaves_the_session_to_its_parent) {
   Client client = connect();
   Model model = open_model(client);

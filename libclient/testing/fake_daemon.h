@@ -40,6 +40,10 @@ namespace bucketd::testing {
 // an answer; the answer waits for answer_late_lanes().
 enum class LaneFault { kNone, kBadLayout, kHangUp, kLate };
 
+// What goes wrong when a session is opened, forked or operated on: the connection ends instead of
+// an answer, and nothing was done; it is done, and the answer waits for answer_late_sessions().
+enum class SessionFault { kNone, kHangUp, kLate };
+
 // What a dying worker was doing, of what was in flight.
 enum class Executing { kNothing, kFirst, kAll };
 
@@ -92,6 +96,8 @@ class FakeDaemon {
   void answer_late_lanes();
   // Questions about sessions, but not their end, are answered so until reset.
   void refuse_sessions(std::optional<Status> status);
+  void spoil_sessions(SessionFault fault);
+  void answer_late_sessions();
   // The session is over: from now on who asks for it hears `why`, the worker knows it no more.
   void end_session(const std::string& id, const Status& why);
   // ReadState says that a state has so many bytes more than it has.
@@ -139,6 +145,8 @@ class FakeDaemon {
   void handle_locked(Connection& connection, const wire::Message& message);
   // False when it is not about sessions.
   bool handle_session_locked(Connection& connection, const wire::Message& message);
+  void answer_session_locked(Connection& connection, std::uint64_t id,
+                             const Result<const FakeSession*>& session);
   void list_sessions_locked(Connection& connection, std::uint64_t id);
   void open_lane_locked(Connection& connection, std::uint64_t id, const std::string& model,
                         wire::Transport transport);
@@ -180,6 +188,8 @@ class FakeDaemon {
   std::vector<std::unique_ptr<FakeStreamLane>> dead_streams_;
   FakeSessions sessions_;
   std::optional<Status> session_refusal_;
+  SessionFault session_fault_ = SessionFault::kNone;
+  std::vector<std::function<void()>> late_sessions_;
   std::vector<std::string> session_messages_;
   std::uint64_t default_session_ = 0;
   std::uint64_t read_excess_ = 0;

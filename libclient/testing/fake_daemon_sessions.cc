@@ -1,4 +1,6 @@
 // The fake daemon's answers to what clients ask of sessions.
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -10,22 +12,35 @@ namespace bucketd::testing {
 
 using flatbuffers::FlatBufferBuilder;
 
+void FakeDaemon::answer_session_locked(Connection& connection, std::uint64_t id,
+                                       const Result<const FakeSession*>& session) {
+  if (!session) return refuse_locked(connection, id, session.error());
+  if (session_fault_ == SessionFault::kLate) {
+    late_sessions_.emplace_back([this, &connection, id, opened = FakeSession(**session)] {
+      answer_session_locked(connection, id, &opened);
+    });
+    return;
+  }
+  send_locked(connection, id, [&](FlatBufferBuilder& builder) -> Body {
+    const auto session_id = builder.CreateString((*session)->id);
+    const auto model = builder.CreateString((*session)->model);
+    return {wire::Body::SessionOpened,
+            wire::CreateSessionOpened(builder, session_id, (*session)->handle, model,
+                                      kLogSize * sizeof(std::int64_t))
+                .Union()};
+  });
+}
+
 bool FakeDaemon::handle_session_locked(Connection& connection, const wire::Message& message) {
   const std::uint64_t id = message.request_id();
-  const auto answer_session = [&](const Result<const FakeSession*>& session) {
-    if (!session) return refuse_locked(connection, id, session.error());
-    send_locked(connection, id, [&](FlatBufferBuilder& builder) -> Body {
-      const auto session_id = builder.CreateString((*session)->id);
-      const auto model = builder.CreateString((*session)->model);
-      return {wire::Body::SessionOpened,
-              wire::CreateSessionOpened(builder, session_id, (*session)->handle, model,
-                                        kLogSize * sizeof(std::int64_t))
-                  .Union()};
-    });
-  };
   const auto log = [&] { session_messages_.emplace_back(wire::EnumNameBody(message.body_type())); };
   const auto is_refused = [&] {
     log();
+    if (session_fault_ == SessionFault::kHangUp) {
+      sessions_.connection_ended(connection.number);
+      ::shutdown(connection.socket.get(), SHUT_RDWR);
+      return true;
+    }
     if (session_refusal_) refuse_locked(connection, id, *session_refusal_);
     return session_refusal_.has_value();
   };
@@ -35,7 +50,9 @@ bool FakeDaemon::handle_session_locked(Connection& connection, const wire::Messa
     if (model == models_.end()) {
       refuse_locked(connection, id, Status(StatusCode::kNotFound, "no such model"));
     } else {
-      answer_session(sessions_.open(connection.number, model->second, open->session_id()->str()));
+      answer_session_locked(
+          connection, id,
+          sessions_.open(connection.number, model->second, open->session_id()->str()));
     }
     return true;
   }
@@ -54,13 +71,15 @@ bool FakeDaemon::handle_session_locked(Connection& connection, const wire::Messa
   }
   if (const wire::OperateSession* operate = message.body_as_OperateSession()) {
     if (is_refused()) return true;
-    answer_session(sessions_.operate(connection.number, operate->session_id()->str(),
-                                     operate->operation(), operate->length()));
+    answer_session_locked(connection, id,
+                          sessions_.operate(connection.number, operate->session_id()->str(),
+                                            operate->operation(), operate->length()));
     return true;
   }
   if (const wire::ForkSession* fork = message.body_as_ForkSession()) {
     if (is_refused()) return true;
-    answer_session(sessions_.fork(connection.number, fork->session_id()->str()));
+    answer_session_locked(connection, id,
+                          sessions_.fork(connection.number, fork->session_id()->str()));
     return true;
   }
   if (const wire::ReadState* read = message.body_as_ReadState()) {
@@ -115,6 +134,17 @@ void FakeDaemon::list_sessions_locked(Connection& connection, std::uint64_t id) 
 void FakeDaemon::refuse_sessions(std::optional<Status> status) {
   const std::lock_guard lock(mutex_);
   session_refusal_ = std::move(status);
+}
+
+void FakeDaemon::spoil_sessions(SessionFault fault) {
+  const std::lock_guard lock(mutex_);
+  session_fault_ = fault;
+}
+
+void FakeDaemon::answer_late_sessions() {
+  const std::lock_guard lock(mutex_);
+  session_fault_ = SessionFault::kNone;
+  for (const auto& answer : std::exchange(late_sessions_, {})) answer();
 }
 
 void FakeDaemon::end_session(const std::string& id, const Status& why) {
