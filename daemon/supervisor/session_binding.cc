@@ -16,12 +16,6 @@ constexpr std::chrono::seconds kBindingTime{30};
 
 using State = SessionBinding::State;
 
-Status away(const Session& session) {
-  return Status(StatusCode::kUnavailable, "model '" + session.model +
-                                              "' is away, or a request of the session has not "
-                                              "ended yet; try again later");
-}
-
 }  // namespace
 
 void SessionTable::answer(SessionBinding& binding, const Result<SessionOffer>& result) {
@@ -63,14 +57,11 @@ void SessionTable::advance(std::uint64_t handle) {
   if (session == nullptr || session->lost || session->torn || !is_on_worker(*session)) return;
   std::vector<std::uint64_t> away;
   bool is_binding = false;
-  bool is_releasing = false;
   for (const auto& [connection_id, binding] : session->bindings) {
     if (binding.state == State::kAway && binding.is_wanted) away.push_back(connection_id);
     is_binding = is_binding || binding.state == State::kBinding;
-    is_releasing = is_releasing || (binding.state == State::kReleasing &&
-                                    connection_id != kOwnConnection && !session->is_of_model);
   }
-  if (is_releasing) return;  // requests of the connection that had it come first
+  if (must_wait(*session)) return;
   for (const std::uint64_t connection_id : away) {
     // The first one initialises, and the others see what it did.
     if (!session->is_initialised && std::exchange(is_binding, true)) return;
@@ -81,6 +72,18 @@ void SessionTable::advance(std::uint64_t handle) {
 bool SessionTable::is_on_worker(const Session& session) {
   return session.generation->is_on_worker && slot_of_(session.generation->spec.worker).is_ready() &&
          session.generation->model_id != session.refused_model_id;
+}
+
+bool SessionTable::must_wait(const Session& session) {
+  bool is_releasing = false;
+  bool is_bound = false;
+  for (const auto& [connection_id, binding] : session.bindings) {
+    if (connection_id == kOwnConnection) continue;  // it has no requests
+    is_releasing = is_releasing || binding.state == State::kReleasing;
+    is_bound = is_bound || binding.state == State::kBound;
+  }
+  // One that is bound shares its order with what is bound beside it.
+  return is_releasing && !is_bound;
 }
 
 void SessionTable::bind(Session& session, std::uint64_t connection_id, bool initialise) {
@@ -200,7 +203,8 @@ void SessionTable::erase(std::uint64_t handle) {
   for (const Closed& closed : closing) closed(Status());
 }
 
-void SessionTable::worker_died(std::uint32_t worker, const std::vector<ChannelEnd>& ends) {
+void SessionTable::worker_died(std::uint32_t worker, const std::vector<ChannelEnd>& ends,
+                               const std::vector<ExecutingAtDeath>& executing) {
   for (const ChannelEnd& end : ends) {
     for (const ExecutingAtDeath& request : end.executing) {
       Session* session = find(request.session_handle);
@@ -209,6 +213,14 @@ void SessionTable::worker_died(std::uint32_t worker, const std::vector<ChannelEn
         continue;
       }
       tear(*session, "it was executing a request of it");
+    }
+  }
+  for (const ExecutingAtDeath& operation : executing) {
+    if (operation.channel_id != 0) continue;
+    Session* session = find(operation.session_handle);
+    // One that is not working any more was answered just before.
+    if (session != nullptr && session->is_working && session->generation->spec.worker == worker) {
+      tear(*session, "an operation was changing it");
     }
   }
   arenas_.worker_lost(worker);
@@ -275,32 +287,6 @@ void SessionTable::model_changed(const std::string& model, const GenerationPtr& 
     }
     advance(handle);
   }
-}
-
-void SessionTable::give_up_waiting(std::uint64_t handle, Clock::time_point now) {
-  Session* session = find(handle);
-  if (session == nullptr) return;
-  const Status reason = away(*session);
-  std::vector<Opened> late;
-  for (auto& [connection_id, binding] : session->bindings) {
-    for (auto& [deadline, opened] : binding.waiting) {
-      if (deadline <= now) late.push_back(std::move(opened));
-    }
-    const std::size_t count =
-        std::erase_if(binding.waiting, [now](const auto& waiting) { return waiting.first <= now; });
-    // Whoever is told that it did not work does not have it.
-    if (count != 0 && binding.waiting.empty()) binding.is_wanted = false;
-  }
-  session->used = now;
-  if (!session->is_initialised) {
-    end(*session, reason);
-  } else if (!session->tasks.empty() && !session->is_working &&
-             session->tasks.front().begin_until <= now) {
-    finish_task(*session, reason);
-  } else {
-    advance(handle);
-  }
-  for (const Opened& opened : late) opened(error(reason));
 }
 
 }  // namespace bucketd::supervisor

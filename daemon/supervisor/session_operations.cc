@@ -94,7 +94,8 @@ void SessionTable::work(Session& session) {
   }
   SessionBinding& binding = session.bindings[connection_id];
   binding.is_wanted = true;
-  if (connection_id == kOwnConnection && binding.state == State::kAway && is_on_worker(session)) {
+  if (connection_id == kOwnConnection && binding.state == State::kAway && is_on_worker(session) &&
+      !must_wait(session)) {
     return bind(session, connection_id, false);
   }
   if (binding.state != State::kBound) return;
@@ -173,13 +174,12 @@ void SessionTable::worked(std::uint64_t handle, const link::Message* message) {
                            ? wire::from_wire(refused->status())
                            : Status(StatusCode::kInternal, "the worker gave an unexpected answer"));
   }
-  const Kind kind = session->tasks.front().kind;
-  const bool may_be_torn = kind != Kind::kCheckpoint && kind != Kind::kFork;
-  if (may_be_torn) tear(*session, "an operation was changing it");
-  finish_task(*session,
-              Status(StatusCode::kUnavailable,
-                     "the worker of model '" + session->model + "' died during the operation" +
-                         (may_be_torn ? "; the session is torn: reset or restore it" : "")));
+  finish_task(*session, Status(StatusCode::kUnavailable,
+                               "the worker of model '" + session->model +
+                                   (session->torn ? "' died during the operation; the session is "
+                                                    "torn: reset or restore it"
+                                                  : "' died before the operation was done; the "
+                                                    "state is as it was")));
 }
 
 void SessionTable::finish_task(Session& session, const Status& status) {

@@ -95,8 +95,10 @@ class SessionTable {
                          std::uint64_t offset, std::uint64_t byte_count);
 
   void connection_ended(std::uint64_t connection_id);
-  // Sessions named in `ends` become torn; all of the worker's are unbound.
-  void worker_died(std::uint32_t worker, const std::vector<ChannelEnd>& ends);
+  // Sessions of requests named in `ends` become torn, and those of operations in `executing`, which
+  // is all that the status page says; all of the worker's are unbound.
+  void worker_died(std::uint32_t worker, const std::vector<ChannelEnd>& ends,
+                   const std::vector<ExecutingAtDeath>& executing);
   // A generation of `model` was loaded, or unloaded. `serving`: what serves now, null if nothing
   // does: then its sessions end. `is_known`: whether a generation still exists.
   void model_changed(const std::string& model, const GenerationPtr& serving,
@@ -128,6 +130,8 @@ class SessionTable {
   void advance(std::uint64_t handle);
   // Whether the worker could bind it now.
   bool is_on_worker(const Session& session);
+  // Whether requests that the worker has of connections that gave it up have to end first.
+  static bool must_wait(const Session& session);
   // The connection has it open from now on; `opened` may be null.
   void want(Session& session, std::uint64_t connection_id, Opened opened);
   void bind(Session& session, std::uint64_t connection_id, bool initialise);

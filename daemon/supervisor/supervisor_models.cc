@@ -214,7 +214,7 @@ void Supervisor::worker_died(WorkerSlot& slot, const WorkerDeath& raw_death) {
   }
   tell_channels_closed(ends, Status(StatusCode::kUnavailable, subject + " " + text));
   charge_death(slot, death, ends);
-  sessions_.worker_died(slot.id(), ends);
+  sessions_.worker_died(slot.id(), ends, raw_death.executing);
   loader_.worker_died(slot, death);
   std::vector<GenerationPtr> unloading;
   for (const auto& [name, record] : registry_.models()) {

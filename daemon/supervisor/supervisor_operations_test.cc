@@ -124,6 +124,23 @@ TEST_F(SupervisorOperationsTest, a_worker_that_dies_during_an_operation_leaves_a
   EXPECT_TRUE(summary_of(client.ask(list_sessions()), session.id)->has_checkpoint());
 }
 
+TEST_F(SupervisorOperationsTest,
+       a_worker_that_dies_before_an_operation_leaves_the_state_as_it_was) {
+  serve_counter("", "operations: die_before\n");
+  ControlClient client = daemon_.connect();
+  TestLane lane(client.ask(open_lane_request("m")));
+  const Session session = session_of(client.ask(open_session("m")));
+  EXPECT_EQ(step(lane, session), 101);
+  for (const SessionOperation operation :
+       {SessionOperation::kReset, SessionOperation::kCheckpoint}) {
+    const Status died = client.ask(operate(session.id, operation)).status();
+    EXPECT_EQ(died.code(), StatusCode::kUnavailable);
+    EXPECT_THAT(died.message(), HasSubstr("the state is as it was"));
+    EXPECT_EQ(session_of(client.ask(open_session("m", session.id))).handle, session.handle);
+  }
+  EXPECT_EQ(element(client, session), 101);
+}
+
 TEST_F(SupervisorOperationsTest, truncate_needs_lengths_that_fit) {
   serve_counter("", "align: right\nlength: 8\n");
   ControlClient client = daemon_.connect();

@@ -6,7 +6,8 @@
 //   length: 16            inputs are float32 [1, 1..length]; outputs the same
 //   states: 0             float32 [length] each, of which length is the sequence dim; initially 100
 //   align: left           or right: where along it the positions in use lie
-//   operations: die       OperateSession kills the worker (but for kCopyOut)
+//   operations: die       OperateSession kills the worker (but for kCopyOut); die_before: before
+//                         it is begun
 //   drain: ignore | exit (after its answer)
 //   drain_hold: <path>    Drain is answered when this file exists
 //   die_after_load: <path>  once, unless this file exists: loaded, it waits for the next message
@@ -362,8 +363,16 @@ class FakeWorker {
                          operate.operation() == link::StateOperation::kCopyIn;
     if (is_copy && !arenas_.contains(operate.arena_id())) return refuse(id);
     if (any_has("operations", "die") && operate.operation() != link::StateOperation::kCopyOut) {
+      ExecutorStatus& executor = status().executors[0];
+      executor.model_id.store(session.model_id);
+      executor.lane_id.store(0);
+      executor.channel_id.store(0);
+      executor.session_handle.store(operate.session_handle());
+      executor.state.store(1, std::memory_order_release);
       die_by_fault();
     }
+    // Queued, so to say, and never begun.
+    if (any_has("operations", "die_before")) die_by_fault();
     if (operate.operation() == link::StateOperation::kReset) initialise(session);
     for (std::size_t s = 0; s < session.offsets.size(); ++s) {
       float* own = state(session, s);
