@@ -216,6 +216,9 @@ TEST(StateViews, the_description_says_how_a_bucket_gets_each_state_and_why) {
       ElementsAre(StateViewSpec{Kind::kStrided,
                                 "a slice of dimension 1, rows of 512 bytes are 2048 bytes apart"}));
   EXPECT_THAT(views("grows_in_place", 1), ElementsAre(whole));
+  EXPECT_THAT(
+      views("index_by_element", 0),
+      ElementsAre(StateViewSpec{Kind::kContiguous, "a slice of dimension 0, in one piece"}));
   const std::string reads = "; the preprocessor runs for every request, since it reads values (";
   EXPECT_THAT(views("state_tells_where", 0),
               ElementsAre(StateViewSpec{Kind::kContiguous, whole.reason + reads + "aten::Int)"},

@@ -54,6 +54,14 @@ def slice_where_state_says(
 
 
 @torch.jit.script
+def head_by_element(
+    shapes_collection: List[List[List[int]]], states: List[torch.Tensor], bucket_idx: torch.Tensor
+) -> List[torch.Tensor]:
+    """Reads the index as an element of its tensor."""
+    return [states[0].narrow(0, 0, shapes_collection[int(bucket_idx[0])][0][0])]
+
+
+@torch.jit.script
 def every_fourth(
     shapes_collection: List[List[List[int]]], states: List[torch.Tensor], bucket_idx: torch.Tensor
 ) -> List[torch.Tensor]:
@@ -151,6 +159,9 @@ def make_stateful(folder):
     trace(folder, "copies_one", lambda x, a, b: (x + a, b + x), [torch.ones(4)], {1: 1}, kernel=PadKernel(dims=[]),
           shared_state_buffer=[torch.arange(16.0), torch.zeros(4)],
           shared_state_buffer_preprocessor=lambda: every_fourth, state_shapes=[[[4], [4]]])
+    trace(folder, "index_by_element", lambda x, a: x + a, [torch.ones(4), torch.ones(8)],
+          shared_state_buffer=[torch.arange(8.0)], shared_state_buffer_preprocessor=lambda: head_by_element,
+          state_shapes=[[[4]], [[8]]])
     # A bucket that changes the sizes of the view which it was given.
     trace(folder, "reshapes_its_state", Function(add_transposed), [torch.ones(2, 4)], kernel=PadKernel(dims=[]),
           output_names=["y"], shared_state_buffer=[torch.zeros(4, 2)])
