@@ -172,13 +172,6 @@ std::shared_ptr<ModelLane> ClientState::find_model_lane(const std::string& model
   return found == process.models.end() ? nullptr : found->second.lock();
 }
 
-std::shared_ptr<ControlConnection> ClientState::present_connection() {
-  ProcessState& process = process_.get();
-  const std::lock_guard lock(process.mutex);
-  if (process.connection == nullptr || process.connection->has_ended()) return nullptr;
-  return process.connection;
-}
-
 bool ClientState::enter_session(const std::string& id) {
   ProcessState& process = process_.get();
   const std::lock_guard lock(process.mutex);

@@ -54,9 +54,6 @@ class ClientState : public std::enable_shared_from_this<ClientState> {
   std::shared_ptr<ModelLane> model_lane(const std::string& model, std::shared_ptr<Lane> lane);
   std::shared_ptr<ModelLane> find_model_lane(const std::string& model);
 
-  // The connection as it is, if it lives: never waits.
-  std::shared_ptr<ControlConnection> present_connection();
-
   // Sessions that handles of this process refer to. False if it is one of them already.
   bool enter_session(const std::string& id);
   void leave_session(const std::string& id);

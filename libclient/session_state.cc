@@ -158,6 +158,17 @@ Status SessionState::explain(const Status& told, std::uint64_t handle) {
                 text() + ": the request was not started and may be sent again: " + told.message());
 }
 
+Status SessionState::come_along(const ControlConnection& connection, TimePoint deadline) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (connection_.lock().get() == &connection) return Status();
+  }
+  const Result<std::shared_ptr<Lane>> lane = model_->lane(deadline);
+  if (!lane) return lane.error();
+  const Result<std::uint64_t> handle = handle_on(**lane, deadline);
+  return handle ? Status() : handle.error();
+}
+
 Status SessionState::end(bool keep_state, TimePoint deadline) {
   if (const Status status = check_usable(); !status.ok()) return status;
   std::uint64_t handle = 0;
@@ -176,8 +187,20 @@ Status SessionState::end(bool keep_state, TimePoint deadline) {
     const auto id = builder.CreateString(id_);
     return {wire::Body::CloseSession, wire::CreateCloseSession(builder, id, keep_state).Union()};
   };
-  const Result<Answer> answer =
-      model_->client().ask(close, wire::Body::Ok, std::max(deadline, Clock::now() + kAnswerTime));
+  Result<Answer> answer = error(StatusCode::kUnavailable, "not asked");
+  Backoff backoff;
+  while (true) {
+    const Result<std::shared_ptr<ControlConnection>> connection =
+        model_->client().connection(deadline);
+    if (!connection) return connection.error();
+    // Only who has it can give it up: after the end of its connection, the next one resumes it.
+    const Status status = keep_state ? come_along(**connection, deadline) : Status();
+    if (!status.ok()) return status;
+    answer =
+        (*connection)->call(close, wire::Body::Ok, std::max(deadline, Clock::now() + kAnswerTime));
+    const bool is_lost = !answer && (*connection)->has_ended();
+    if (!is_lost || !backoff.wait(deadline)) break;
+  }
   const bool is_over = answer || answer.error().code() == StatusCode::kNotFound;
   if (is_over) {
     const std::lock_guard lock(mutex_);

@@ -81,10 +81,12 @@ class SessionState : public std::enable_shared_from_this<SessionState> {
   // Opens it again, for `lane`.
   Result<std::uint64_t> bind(Lane& lane, TimePoint deadline);
   Result<std::uint64_t> bound(Lane& lane, const wire::SessionOpened& opened);
+  // Makes the connection, which is the client's now, the one that has the session.
+  Status come_along(const ControlConnection& connection, TimePoint deadline);
   // The lane that is open, the session on it, and its requests over.
   Result<std::shared_ptr<Lane>> settle(Torn torn, TimePoint deadline);
-  // Asks on the connection of the settled lane; again while the daemon says UNAVAILABLE, which it
-  // says only of what it has not done. `lane` gets the lane.
+  // Asks on the connection of the settled lane; again while the daemon says UNAVAILABLE: it was not
+  // done, or left the session torn, which settling then hears. `lane` gets the lane.
   Result<Answer> ask_in_order(const ControlConnection::Compose& compose, wire::Body expected,
                               Torn torn, LateSession late, TimePoint deadline,
                               std::shared_ptr<Lane>& lane);

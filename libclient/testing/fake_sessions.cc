@@ -125,7 +125,9 @@ Status FakeSessions::close(std::uint64_t connection, const std::string& id, bool
   if (!found) return found.error();
   if (!keep_state) {
     end(id, Status(StatusCode::kNotFound, "session '" + id + "' was closed"));
-  } else if ((*found)->connection == connection) {
+  } else if ((*found)->connection != connection) {
+    return Status(StatusCode::kFailedPrecondition, "session '" + id + "' is not open here");
+  } else {
     (*found)->connection = 0;
   }
   return Status();
