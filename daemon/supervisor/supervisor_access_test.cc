@@ -5,12 +5,11 @@
 
 #include <optional>
 
-#include "daemon/supervisor/testing/test_supervisor.h"
+#include "daemon/supervisor/testing/session_requests.h"
 
 namespace bucketd::testing {
 namespace {
 
-using flatbuffers::FlatBufferBuilder;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -135,6 +134,83 @@ TEST_F(SupervisorAccessTest, sessions_of_another_user_do_not_exist) {
                 .status()
                 .code(),
             StatusCode::kNotFound);
+}
+
+TEST_F(SupervisorAccessTest, sessions_of_others_cannot_be_told_from_none) {
+  daemon_.write_artifact("m.pt", "name: m\nstates: 1");
+  daemon_.start("models: [{path: m.pt}]\nsessions: {total: 2, per_user: 2}");
+  daemon_.wait_ready();
+  ControlClient owner = connect_as(kStranger);
+  owner.greet();
+  ControlClient other = connect_as(kOther);
+  other.greet();
+  const std::string id =
+      owner.ask(open_session("m")).message().body_as_SessionOpened()->session_id()->str();
+  const std::string none(32, '0');
+  const std::string unknown = other.ask(open_session("m", none)).status().to_string();
+  const auto expect_unknown = [&](ControlClient& client) {
+    EXPECT_EQ(client.ask(open_session("m", id)).status().to_string(), unknown);
+    EXPECT_EQ(client.ask(open_session("x", id)).status().to_string(), unknown);
+    EXPECT_EQ(client.ask(close_session(id)).status().to_string(), unknown);
+    EXPECT_EQ(client.ask(close_session(id, true)).status().to_string(), unknown);
+    EXPECT_EQ(client.ask(operate(id, wire::SessionOperation::kReset)).status().to_string(),
+              unknown);
+    EXPECT_EQ(client.ask(fork_session(id)).status().to_string(), unknown);
+    EXPECT_EQ(client.ask(read_state(id, 0, 0, 1)).status().to_string(), unknown);
+    EXPECT_EQ(client.ask(read_state(id, 9, 0, 1 << 30)).status().to_string(), unknown);
+  };
+  expect_unknown(other);
+  ControlClient admin = daemon_.connect();
+  expect_unknown(admin);
+  // Only administrators see that there is one, and not its id.
+  EXPECT_EQ(other.ask(list_sessions(true)).status().code(), StatusCode::kPermissionDenied);
+  EXPECT_EQ(other.ask(list_sessions()).message().body_as_SessionList()->sessions()->size(), 0u);
+  const Received list = admin.ask(list_sessions(true));
+  const auto* sessions = list.message().body_as_SessionList()->sessions();
+  ASSERT_EQ(sessions->size(), 1u);
+  EXPECT_EQ(sessions->Get(0)->uid(), kStranger);
+  EXPECT_EQ(sessions->Get(0)->session_id()->str(), "");
+  // A limit of all users together does not tell how many others have.
+  EXPECT_EQ(other.ask(open_session("m")).type(), wire::Body::SessionOpened);
+  EXPECT_THAT(other.ask(open_session("m")).status().message(), HasSubstr("'sessions.total', 2"));
+  EXPECT_EQ(owner.ask(close_session(id)).type(), wire::Body::Ok);
+  expect_unknown(other);
+  EXPECT_THAT(owner.ask(open_session("m", id)).status().message(), HasSubstr("was closed"));
+}
+
+TEST_F(SupervisorAccessTest, state_of_scope_model_is_each_users_own_unless_it_is_shared) {
+  daemon_.write_artifact("own.pt", "name: own\nstates: 1");
+  daemon_.write_artifact("all.pt", "name: all\nstates: 1");
+  daemon_.start(
+      "models:\n  - {path: own.pt, state_scope: model}\n"
+      "  - {path: all.pt, state_scope: model, share_across_users: true}\n");
+  daemon_.wait_ready();
+  ControlClient first = connect_as(kStranger);
+  first.greet();
+  ControlClient second = connect_as(kOther);
+  second.greet();
+  const auto handle_of = [](ControlClient& client, const std::string& model) {
+    return client.ask(open_lane_request(model))
+        .message()
+        .body_as_LaneOpened()
+        ->default_session_handle();
+  };
+  EXPECT_NE(handle_of(first, "own"), handle_of(second, "own"));
+  EXPECT_EQ(handle_of(first, "all"), handle_of(second, "all"));
+  // Users see their own; the id of what all share is for administrators.
+  const auto count = [](ControlClient& client) {
+    return client.ask(list_sessions()).message().body_as_SessionList()->sessions()->size();
+  };
+  EXPECT_EQ(count(first), 1u);
+  ControlClient admin = daemon_.connect();
+  const Received list = admin.ask(list_sessions());
+  const auto* sessions = list.message().body_as_SessionList()->sessions();
+  ASSERT_EQ(sessions->size(), 1u);
+  EXPECT_EQ(sessions->Get(0)->model()->str(), "all");
+  const std::string shared = sessions->Get(0)->session_id()->str();
+  EXPECT_EQ(first.ask(operate(shared, wire::SessionOperation::kReset)).status().code(),
+            StatusCode::kNotFound);
+  EXPECT_EQ(admin.ask(operate(shared, wire::SessionOperation::kReset)).status(), Status());
 }
 
 }  // namespace
