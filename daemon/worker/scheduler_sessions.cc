@@ -17,6 +17,10 @@ bool Scheduler::add_session(std::uint64_t connection_id, std::shared_ptr<Session
                      binding->gone.flag()};
   const std::lock_guard lock(mutex_);
   if (!sessions_.emplace(SessionKey{connection_id, handle}, std::move(bound)).second) return false;
+  // Entries of sessions that were forgotten while something of them ran.
+  if (sessions_by_handle_.size() > 2 * sessions_.size() + 16) {
+    std::erase_if(sessions_by_handle_, [](const auto& known) { return known.second.expired(); });
+  }
   ++binding->session->binding_count;
   sessions_by_handle_[handle] = binding->session;
   return true;
@@ -47,7 +51,6 @@ GoneNotice::Flag Scheduler::remove_session(std::uint64_t connection_id, std::uin
     session = std::move(found->second.session);
     gone = std::move(found->second.gone);
     sessions_.erase(found);
-    forget(*session);
     for (const auto& [id, channel] : channels_) {
       if (channel->connection_id() != connection_id) continue;
       for (const std::shared_ptr<Lane>& lane : channel->scheduling.lanes) {
@@ -58,6 +61,7 @@ GoneNotice::Flag Scheduler::remove_session(std::uint64_t connection_id, std::uin
       }
     }
     operations = take_out_operations(connection_id, *session);
+    forget(*session);
   }
   const Status cancelled(StatusCode::kCancelled,
                          "the session was closed before the request started");
@@ -81,7 +85,10 @@ void Scheduler::remove_sessions_of(const LoadedModel& model) {
 }
 
 void Scheduler::forget(Session& session) {
-  if (--session.binding_count == 0) sessions_by_handle_.erase(session.handle);
+  // Whoever binds the handle while something of the session still runs waits for that: one order.
+  if (--session.binding_count == 0 && !session.order.is_busy) {
+    sessions_by_handle_.erase(session.handle);
+  }
 }
 
 void Scheduler::operate(const std::shared_ptr<SessionOperation>& operation) {

@@ -333,6 +333,31 @@ TEST_F(WorkerOperationsTest, a_handle_that_two_connections_bound_is_one_session)
   EXPECT_EQ(state(), 100);
 }
 
+TEST_F(WorkerOperationsTest, a_session_that_is_bound_anew_waits_for_what_its_former_holder_runs) {
+  RingClient other;
+  RingClientLane other_lane(other, 4, 4096, 4096);
+  worker.open_lane(12, other, other_lane, 5);
+  RingClient plain;
+  RingClientLane plain_lane(plain, 4, 4096, 4096);
+  worker.open_lane(13, plain, plain_lane, 6);
+  lane.submit(0, 1, kInput, of_session());
+  ASSERT_TRUE(gate.wait_for_visitors(1));
+  const std::uint64_t released = release(11);
+  ASSERT_EQ(bind(12, kHandle, 0, false).type(), link::Body::Acknowledged);
+  other_lane.submit(0, 2, kInput, of_session());
+  // The free executor takes turns between clients: it would stop at the gate.
+  for (std::uint64_t i = 0; i < 3; ++i) {
+    plain_lane.submit(0, i, kInput);
+    ASSERT_TRUE(plain_lane.wait().has_value());
+  }
+  EXPECT_EQ(gate.visitors(), 1);
+  gate.open();
+  EXPECT_EQ(worker.answer_to(released).type(), link::Body::Acknowledged);
+  wait_for_answers(lane, 1);
+  wait_for_answers(other_lane, 1);
+  EXPECT_THAT(states_seen(), ElementsAre(100, 101));
+}
+
 TEST_F(WorkerOperationsTest, an_arena_is_unmapped_when_no_session_lies_in_it) {
   gate.open();
   const auto unmap = [&](std::uint32_t id) {
