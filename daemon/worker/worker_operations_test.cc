@@ -173,9 +173,13 @@ TEST_F(WorkerOperationsTest, refuses_what_cannot_be_done) {
 }
 
 TEST_F(WorkerOperationsTest, run_in_the_order_of_the_sessions_requests) {
+  ASSERT_EQ(bind(11, 8, 64, true).type(), link::Body::Acknowledged);
+  SubmissionEntry of_another{};
+  of_another.session_handle = 8;
   lane.submit(0, 1, kInput, of_session());
-  ASSERT_TRUE(gate.wait_for_visitors(1));
-  // Still in the ring when the operation comes: both executors may be asleep or busy.
+  lane.submit(5, 6, kInput, of_another);
+  ASSERT_TRUE(gate.wait_for_visitors(2));
+  // Both executors are busy: these are in the ring when the operation comes.
   lane.submit(1, 2, kInput, of_session());
   lane.submit(2, 3, kInput, of_session());
   const std::uint64_t reset = operate(link::StateOperation::kReset);
@@ -188,8 +192,8 @@ TEST_F(WorkerOperationsTest, run_in_the_order_of_the_sessions_requests) {
   gate.open();
   EXPECT_EQ(worker.answer_to(reset).type(), link::Body::Acknowledged);
   EXPECT_EQ(worker.answer_to(copy).type(), link::Body::Acknowledged);
-  wait_for_answers(lane, 5);
-  EXPECT_THAT(states_seen(), ElementsAre(100, 101, 102, 100, 101));
+  wait_for_answers(lane, 6);
+  EXPECT_THAT(states_seen(), ElementsAre(100, 100, 101, 102, 100, 101));
   EXPECT_EQ(state(4096), 101);
 }
 
