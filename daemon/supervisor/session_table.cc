@@ -247,7 +247,8 @@ void SessionTable::for_each(const std::function<void(const Session&)>& visit) co
 
 void SessionTable::connection_ended(std::uint64_t connection_id) {
   std::vector<std::uint64_t> touched;
-  for (auto& [handle, session] : sessions_) {
+  for (auto& item : sessions_) {
+    Session& session = item.second;
     std::erase_if(session.tasks, [&](const SessionTask& task) {
       const bool is_first = &task == &session.tasks.front();
       return task.connection_id == connection_id && !(is_first && session.is_working);
@@ -256,12 +257,18 @@ void SessionTable::connection_ended(std::uint64_t connection_id) {
       session.tasks.front().connection_id = kOwnConnection;
       session.tasks.front().done = nullptr;
     }
+    const auto own = session.bindings.find(kOwnConnection);
+    const bool is_own_idle = own != session.bindings.end() && session.tasks.empty();
+    if (is_own_idle) own->second.is_wanted = false;
     const auto binding = session.bindings.find(connection_id);
-    if (binding == session.bindings.end()) continue;
+    if (binding == session.bindings.end()) {
+      if (is_own_idle) touched.push_back(session.handle);
+      continue;
+    }
     binding->second.is_wanted = false;
     binding->second.waiting.clear();
     session.used = Clock::now();
-    touched.push_back(handle);
+    touched.push_back(session.handle);
   }
   schedule(Clock::now() + limits_.idle_timeout);
   for (const std::uint64_t handle : touched) {

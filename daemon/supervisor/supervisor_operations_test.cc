@@ -111,6 +111,20 @@ TEST_F(SupervisorOperationsTest, a_torn_session_that_nobody_has_is_opened_by_its
   EXPECT_EQ(step(lane, mended), 101);
 }
 
+TEST_F(SupervisorOperationsTest, a_mending_whose_asker_is_gone_leaves_an_idle_session) {
+  serve_counter("sessions: {idle_timeout_ms: 200}\n");
+  ControlClient watcher = daemon_.connect();
+  {
+    ControlClient client = daemon_.connect();
+    TestLane lane(client.ask(open_lane_request("m")));
+    const Session session = session_of(client.ask(open_session("m")));
+    tear(client, lane, session);
+    client.send(operate(session.id, SessionOperation::kReset));
+    client.send(operate(session.id, SessionOperation::kReset));
+  }
+  EXPECT_TRUE(eventually([&] { return session_count(watcher) == 0; }));
+}
+
 TEST_F(SupervisorOperationsTest, a_worker_that_dies_during_an_operation_leaves_a_torn_session) {
   serve_counter("", "operations: die\n");
   ControlClient client = daemon_.connect();
