@@ -1,36 +1,44 @@
 #!/usr/bin/env bash
 # The main job, end to end: installs, builds, makes a bucketed BERT, serves it from one daemon to
-# four client processes at once, and compares every answer with the model without buckets.
+# four client processes at once, and compares every answer with the model without buckets. Then a
+# generator: three processes, each with a KV cache of its own in the daemon, token by token.
 #
-#   tools/demo.sh [--size tiny|small|base]... [--all-lengths]
+#   tools/demo.sh [--size tiny|small|base]... [--all-lengths] [--generator]
 #
-# Without --size: small with every length from 1 to 512, then base (768 wide, 12 layers) with eight
-# lengths. --all-lengths: every length for base too. Exits with 0 only if every answer was right.
-# Leaves nothing behind but build/release.
+# Without --size and --generator: small with every length from 1 to 512, base (768 wide, 12 layers)
+# with eight lengths, and the generator. --all-lengths: every length for base too. Exits with 0 only
+# if every answer was right. Leaves nothing behind but build/release.
 set -euo pipefail
 
 readonly kRoot=$(cd "$(dirname "$0")/.." && pwd)
 readonly kBin=$kRoot/build/release/bin
 readonly kPython=/usr/bin/python3   # Debian's: the one that has Debian's torch
 readonly kClients=4
+readonly kTexts=3
 readonly kBaseLengths=1,17,122,128,129,300,444,512
 
 sizes=()
 all_lengths=no
+generator=no
 while [[ $# -gt 0 ]]; do
   case "$1" in
     --size)
       [[ "${2:-}" =~ ^(tiny|small|base)$ ]] || { echo "--size takes tiny, small or base" >&2; exit 2; }
       sizes+=("$2"); shift 2 ;;
     --all-lengths) all_lengths=yes; shift ;;
-    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --generator) generator=yes; shift ;;
+    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "unknown option $1 (try --help)" >&2; exit 2 ;;
   esac
 done
-[[ ${#sizes[@]} -gt 0 ]] || sizes=(small base)
+if [[ ${#sizes[@]} -eq 0 && $generator == no ]]; then
+  sizes=(small base)
+  generator=yes
+fi
 
 cd "$kRoot"
 work=$(mktemp -d "${TMPDIR:-/tmp}/bucketd-demo-XXXXXX")
+export BUCKETD_SOCKET=$work/bucketd.sock
 daemon=
 step() { printf '\n[%4d s] %s\n' "$SECONDS" "$*"; }
 
@@ -59,15 +67,15 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-start_daemon() {  # $1: folder with bert.pt
+start_daemon() {  # $1: folder with $2.pt
   cat > "$work/bucketd.yaml" <<YAML
 socket:
   path: $work/bucketd.sock
   mode: "0600"
 artifact_roots: [$1]
 models:
-  - name: bert
-    path: bert.pt
+  - name: $2
+    path: $2.pt
 YAML
   "$kBin/bucketd" --check-config "$work/bucketd.yaml"
   "$kBin/bucketd" --config "$work/bucketd.yaml" 2> "$work/bucketd.log" &
@@ -82,7 +90,7 @@ run_clients() {  # $1: folder with index.json
     pids+=($!)
   done
   # shellcheck disable=SC2064  # the pids of now
-  trap "kill ${pids[*]} 2>/dev/null" INT TERM
+  trap "kill ${pids[*]} 2>/dev/null; exit 130" INT TERM
   for pid in "${pids[@]}"; do
     wait "$pid" || { failed=1; echo "client process $pid failed"; }
   done
@@ -99,8 +107,7 @@ run_size() {  # $1: size
     --size "$size" --output "$folder" --lengths "$lengths"
 
   step "BERT $size: starting bucketd"
-  start_daemon "$folder"
-  export BUCKETD_SOCKET=$work/bucketd.sock
+  start_daemon "$folder" bert
   # Waits until the model has loaded and run every bucket once.
   "$kBin/bucketctl" --wait --timeout 300 describe bert
   "$kBin/bucketctl" status
@@ -131,14 +138,49 @@ run_size() {  # $1: size
   rm -rf "$folder"
 }
 
+# Three texts at once, each through a session of its own.
+run_generator() {
+  local folder=$work/generator
+  step "generator: training a small one with a KV cache, tracing its prefill and decode buckets"
+  PYTHONPATH=$kRoot/libclient/python "$kPython" \
+    libclient/python/examples/make_generator_artifact.py --output "$folder"
+
+  step "generator: starting bucketd"
+  start_daemon "$folder" generator
+  "$kBin/bucketctl" --wait --timeout 300 describe generator
+
+  step "generator: $kTexts processes at once"
+  echo "process  prompt  tokens  buckets  ms/token"
+  local pids=() pid i right ended_well=yes
+  for ((i = 0; i < kTexts; ++i)); do
+    "$kBin/bucketd-demo-generator" --prompts "$folder/prompts" --prompt "$i" > "$work/text$i" 2>&1 &
+    pids+=($!)
+  done
+  # shellcheck disable=SC2064  # the pids of now
+  trap "kill ${pids[*]} 2>/dev/null; exit 130" INT TERM
+  for pid in "${pids[@]}"; do
+    wait "$pid" || { ended_well=no; echo "process $pid failed"; }
+  done
+  cat "$work"/text*
+  right=$(cat "$work"/text* | grep -c ' ok$' || true)
+  summary+=("generator: $right of $kTexts texts equal, token for token, the model without buckets and cache")
+  [[ $ended_well == yes && $right -eq $kTexts ]] || return 1
+  step "generator: stopping bucketd"
+  "$kBin/bucketctl" status
+  stop_daemon
+  rm -rf "$folder"
+}
+
 step "packages"
 tools/install-packages.sh demo
 step "building (build/release)"
 cmake --preset release > "$work/configure.log" || { cat "$work/configure.log"; exit 1; }
-cmake --build --preset release --target bucketd bucketd-worker bucketctl bucketd-demo-client
+cmake --build --preset release --target bucketd bucketd-worker bucketctl \
+  bucketd-demo-client bucketd-demo-generator
 
 summary=()
 for size in "${sizes[@]}"; do run_size "$size"; done
+[[ $generator == no ]] || run_generator
 
 step "summary"
 printf '  %s\n' "${summary[@]}"
