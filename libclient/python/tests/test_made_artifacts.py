@@ -46,6 +46,7 @@ class TestArtifacts(unittest.TestCase):
         names = {path.stem for path in self.folder.glob("*.pt")}
         expected = {f"identity_{name}" for name in dtypes.DTYPE_NAMES} | {f"rank_{rank}" for rank in range(9)}
         expected |= {"two_dims", "left_pad", "script_kernel", "multi", "slow", "static_one", "counter"}
+        expected |= {"tape_head", "tape_tail"}
         self.assertEqual(names, expected)
         for name in names:
             load(self.folder / f"{name}.pt")
