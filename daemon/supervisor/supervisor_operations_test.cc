@@ -264,7 +264,8 @@ TEST_F(SupervisorOperationsTest, nothing_is_left_of_sessions_that_were_closed) {
                          std::filesystem::directory_iterator());
   };
   const auto arenas_of_worker = [&] {
-    const auto* workers = client.ask(kGetStatus).message().body_as_StatusReport()->workers();
+    const Received answer = client.ask(kGetStatus);
+    const auto* workers = answer.message().body_as_StatusReport()->workers();
     std::ifstream maps("/proc/" + std::to_string(workers->Get(0)->pid()) + "/maps");
     int count = 0;
     for (std::string line; std::getline(maps, line);) {
