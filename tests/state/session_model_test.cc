@@ -143,6 +143,25 @@ class SessionModel : public ::testing::TestWithParam<Transport> {
              now->workers.at(0).state == WorkerState::kServing;
     }));
     ++kills_;
+    mend_torn(client);
+  }
+
+  // An executor is done with a request only after it has answered it. Killed in between, it leaves
+  // the session torn although its answer was had: at most one for each executor.
+  void mend_torn(Client& client) {
+    const Result<std::vector<SessionSummary>> sessions = client.sessions();
+    ASSERT_TRUE(sessions) << sessions.error().to_string();
+    std::size_t torn = 0;
+    for (const SessionSummary& summary : *sessions) {
+      if (summary.status != SessionStatus::kTorn) continue;
+      ++torn;
+      for (Subject& subject : subjects_) {
+        if (subject.session.id() != summary.id) continue;
+        ASSERT_EQ(subject.session.reset(), Status());
+        subject.tape.reset();
+      }
+    }
+    EXPECT_LE(torn, 2u) << "more than were executing";
   }
 
   TestDaemon daemon_{TestDaemon::serving({"tape_head", "tape_tail"})};
