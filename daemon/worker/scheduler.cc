@@ -90,10 +90,14 @@ void Scheduler::look_into_all_rings() {
   looks_skipped_ = 0;
   std::uint64_t now_ns = 0;
   for (const std::shared_ptr<RingChannel>& channel : ring_channels_) {
-    for (const std::shared_ptr<Lane>& lane : channel->scheduling.lanes) {
-      if (channel->scheduling.is_broken) break;
-      if (!lane->is_closing) look_into(*channel, static_cast<RingLane&>(*lane), now_ns);
-    }
+    look_into_lanes(*channel, now_ns);
+  }
+}
+
+void Scheduler::look_into_lanes(RingChannel& channel, std::uint64_t& now_ns) {
+  for (const std::shared_ptr<Lane>& lane : channel.scheduling.lanes) {
+    if (channel.scheduling.is_broken) break;
+    if (!lane->is_closing) look_into(channel, static_cast<RingLane&>(*lane), now_ns);
   }
 }
 

@@ -166,6 +166,7 @@ class Scheduler {
   // All of these: with the mutex held.
   void look_into_rings();
   void look_into_all_rings();  // however many there are
+  void look_into_lanes(RingChannel& channel, std::uint64_t& now_ns);
   bool look_into(Channel& channel, RingLane& lane, std::uint64_t& now_ns);
   void enqueue(Lane& lane, const SubmissionEntry& entry, std::uint64_t now_ns);
   void violation(Channel& channel, const std::string& reason);

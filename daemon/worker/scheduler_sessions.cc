@@ -149,11 +149,7 @@ void Scheduler::account_end(SessionOperation& operation) {
 void Scheduler::look_into_rings_of(std::uint64_t connection_id) {
   std::uint64_t now_ns = 0;
   for (const std::shared_ptr<RingChannel>& channel : ring_channels_) {
-    if (channel->connection_id() != connection_id) continue;
-    for (const std::shared_ptr<Lane>& lane : channel->scheduling.lanes) {
-      if (channel->scheduling.is_broken) break;
-      if (!lane->is_closing) look_into(*channel, static_cast<RingLane&>(*lane), now_ns);
-    }
+    if (channel->connection_id() == connection_id) look_into_lanes(*channel, now_ns);
   }
 }
 

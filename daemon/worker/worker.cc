@@ -402,12 +402,10 @@ void Worker::close_lane(std::uint64_t request_id, const link::CloseLane& message
     gone = gone_flag_of(channel_id);
   }
   // A lane that is not there is closed: its model may have been unloaded meanwhile.
-  pending_.push_back([this, request_id, channel_id, lane_id, gone] {
-    if (gone != nullptr && !gone->load(std::memory_order_acquire)) return false;
+  when_gone(gone, [this, request_id, channel_id, lane_id] {
     outbox_.post(request_id, [&](FlatBufferBuilder& builder) {
       return link::CreateLaneClosed(builder, channel_id, lane_id);
     });
-    return true;
   });
 }
 
@@ -415,11 +413,17 @@ void Worker::close_channel(std::uint64_t request_id, const link::CloseChannel& m
   const std::uint64_t channel_id = message.channel_id();
   const GoneNotice::Flag gone = gone_flag_of(channel_id);
   scheduler_->close_channel(channel_id);
-  pending_.push_back([this, request_id, channel_id, gone] {
-    if (gone != nullptr && !gone->load(std::memory_order_acquire)) return false;
+  when_gone(gone, [this, request_id, channel_id] {
     outbox_.post(request_id, [&](FlatBufferBuilder& builder) {
       return link::CreateChannelClosed(builder, channel_id);
     });
+  });
+}
+
+void Worker::when_gone(GoneNotice::Flag gone, std::function<void()> answer) {
+  pending_.push_back([gone = std::move(gone), answer = std::move(answer)] {
+    if (gone != nullptr && !gone->load(std::memory_order_acquire)) return false;
+    answer();
     return true;
   });
 }

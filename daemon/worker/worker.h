@@ -76,6 +76,8 @@ class Worker : public ControlLink::Handler {
   // Set when nothing of the channel is left; null if there is nothing.
   GoneNotice::Flag gone_flag_of(std::uint64_t channel_id);
   void acknowledge(std::uint64_t request_id);
+  // Calls `answer` once `gone` is set (null: there is nothing to wait for).
+  void when_gone(GoneNotice::Flag gone, std::function<void()> answer);
   GoneNotice gone_notice() const;
   static Status wrong_descriptor_count(const char* message, std::size_t expected, std::size_t got);
 

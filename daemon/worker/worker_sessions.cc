@@ -78,11 +78,7 @@ void Worker::unmap_arena(std::uint64_t request_id, const link::UnmapArena& messa
   if (!arena) return outbox_.refuse(request_id, arena.error());
   const GoneNotice::Flag gone = (*arena)->gone.flag();
   arenas_.erase(message.arena_id());
-  pending_.push_back([this, request_id, gone] {
-    if (!gone->load(std::memory_order_acquire)) return false;
-    acknowledge(request_id);
-    return true;
-  });
+  when_gone(gone, [this, request_id] { acknowledge(request_id); });
 }
 
 Result<std::shared_ptr<const StateArena>> Worker::find_arena(std::uint32_t arena_id) const {
@@ -147,11 +143,7 @@ void Worker::bind_session(std::uint64_t request_id, const link::BindSession& mes
 void Worker::release_session(std::uint64_t request_id, const link::ReleaseSession& message) {
   const GoneNotice::Flag gone =
       scheduler_->remove_session(message.connection_id(), message.session_handle());
-  pending_.push_back([this, request_id, gone] {
-    if (gone != nullptr && !gone->load(std::memory_order_acquire)) return false;
-    acknowledge(request_id);
-    return true;
-  });
+  when_gone(gone, [this, request_id] { acknowledge(request_id); });
 }
 
 void Worker::operate_session(std::uint64_t request_id, const link::OperateSession& message) {
