@@ -74,6 +74,7 @@ Status Supervisor::run(UniqueFd activation) {
   for (const std::unique_ptr<WorkerSlot>& slot : slots_) slot->start();
   changed();
   context_.run();
+  ignore_further_signals();
   spdlog::info("bucketd ends");
   return Status();
 }
@@ -198,6 +199,19 @@ void Supervisor::wait_for_signal() {
     }
     wait_for_signal();
   });
+}
+
+void Supervisor::ignore_further_signals() {
+  // signals_ restores what a signal does by default: one that comes after that, on the way out,
+  // would make a good end look like a death. There is no other thread that could take it meanwhile.
+  sigset_t both;
+  ::sigemptyset(&both);
+  ::sigaddset(&both, SIGTERM);
+  ::sigaddset(&both, SIGINT);
+  ::pthread_sigmask(SIG_BLOCK, &both, nullptr);
+  signals_.clear();
+  ::signal(SIGTERM, SIG_IGN);
+  ::signal(SIGINT, SIG_IGN);
 }
 
 void Supervisor::drain() {

@@ -80,6 +80,8 @@ class Supervisor : private WorkerSlot::Observer,
   void end_connection(std::uint64_t connection_id, const std::string& reason);
   void changed();
   void wait_for_signal();
+  // Once everything has ended: the exit code is decided.
+  void ignore_further_signals();
   void drain();
   // This worker has nothing more to finish, or is dead.
   void worker_drained(std::uint32_t worker);

@@ -326,6 +326,12 @@ TEST_F(SupervisorTest, sigterm_drains_and_ends_with_success_and_no_socket) {
   EXPECT_FALSE(std::filesystem::exists(daemon_.socket_path()));
 }
 
+TEST_F(SupervisorTest, signals_that_come_until_it_has_ended_leave_the_end_a_good_one) {
+  serve_echo();
+  while (!daemon_.has_ended()) daemon_.signal(SIGTERM);
+  EXPECT_EQ(daemon_.wait_end(), 0);
+}
+
 TEST_F(SupervisorTest, a_draining_daemon_refuses_lanes_and_gives_up_after_its_time) {
   daemon_.write_artifact("stubborn.pt", "name: stubborn\ndrain: ignore");
   daemon_.start("models: [{path: stubborn.pt}]\nshutdown: {drain_timeout_ms: 1500}");

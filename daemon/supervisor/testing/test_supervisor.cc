@@ -129,6 +129,11 @@ ControlClient TestSupervisor::connect() {
 
 void TestSupervisor::signal(int number) const { ::kill(pid_, number); }
 
+bool TestSupervisor::has_ended() const {
+  siginfo_t info{};
+  return ::waitid(P_PID, pid_, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid_;
+}
+
 int TestSupervisor::wait_end() {
   int status = 0;
   ::waitpid(pid_, &status, 0);  // the test's own time limit bounds it

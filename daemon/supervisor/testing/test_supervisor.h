@@ -30,6 +30,8 @@ class TestSupervisor {
 
   ControlClient connect();  // greeted
   void signal(int number) const;
+  // Its exit code waits to be asked for.
+  bool has_ended() const;
   // Waits for its end and gives its exit code, or 128 + signal.
   int wait_end();
 
