@@ -3,9 +3,9 @@
 #include <utility>
 
 #include "common/message_socket.h"
+#include "common/truncation.h"
 #include "common/wire/model_wire.h"
 #include "daemon/supervisor/session_table.h"
-#include "daemon/supervisor/truncation.h"
 
 namespace bucketd::supervisor {
 namespace {

@@ -2,50 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
-#include <string>
+
+#include "common/truncation.h"
 
 namespace bucketd {
 namespace {
-
-Status bad_truncation(StatusCode code, const ModelDescription& model, const StateSpec& state,
-                      const std::string& what) {
-  return Status(code, "model '" + model.name + "', state '" + state.name + "': " + what);
-}
-
-Status check_truncation(const ModelDescription& model, const StateChange& change) {
-  bool some_has_sequence = false;
-  for (const StateSpec& state : model.states) {
-    if (!state.sequence_dim) continue;
-    some_has_sequence = true;
-    const std::int64_t size = state.shape[*state.sequence_dim];
-    const std::string of_size = " of its " + std::to_string(size) + " positions along dimension " +
-                                std::to_string(*state.sequence_dim);
-    if (change.length < 0) {
-      return bad_truncation(StatusCode::kInvalidArgument, model, state,
-                            "it cannot be truncated to " + std::to_string(change.length) + of_size);
-    }
-    if (change.length > size) {
-      return bad_truncation(StatusCode::kOutOfRange, model, state,
-                            "it cannot be truncated to " + std::to_string(change.length) + of_size);
-    }
-    if (state.align == PadSide::kRight) continue;
-    if (change.current_length < 0) {
-      return bad_truncation(
-          StatusCode::kInvalidArgument, model, state,
-          "it is right-aligned: truncating it needs to know how many" + of_size + " are in use");
-    }
-    if (change.current_length > size || change.length > change.current_length) {
-      return bad_truncation(StatusCode::kOutOfRange, model, state,
-                            "it cannot be truncated from " + std::to_string(change.current_length) +
-                                " to " + std::to_string(change.length) + of_size);
-    }
-  }
-  if (some_has_sequence) return Status();
-  return Status(StatusCode::kFailedPrecondition,
-                "model '" + model.name +
-                    "': none of its states names its sequence dim, so that it is not known what "
-                    "to truncate");
-}
 
 void truncate(const StateSpec& spec, const TensorView& state, const std::byte* initial,
               const StateChange& change) {
@@ -77,8 +38,8 @@ void truncate(const StateSpec& spec, const TensorView& state, const std::byte* i
 }  // namespace
 
 Status check_change(const ModelDescription& model, const StateChange& change) {
-  if (change.kind == StateChange::Kind::kTruncate) return check_truncation(model, change);
-  return Status();
+  if (change.kind != StateChange::Kind::kTruncate) return Status();
+  return check_truncation(model.name, model.states, change.length, change.current_length);
 }
 
 Status make_change(BucketModel& model, std::span<const TensorView> states,

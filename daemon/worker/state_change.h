@@ -29,8 +29,7 @@ struct StateChange {
 };
 
 // Whether the change can be made to sessions of `model`.
-// Errors: FAILED_PRECONDITION when no state names its sequence dim, OUT_OF_RANGE when a length is
-// beyond a state's size, INVALID_ARGUMENT when one is negative or missing.
+// Errors: as check_truncation(), common/truncation.h.
 Status check_change(const ModelDescription& model, const StateChange& change);
 
 // Makes a checked change. `states`: full buffers, in the order of the model's. A truncated state

@@ -91,21 +91,14 @@ TEST(StateChange, resets_and_copies_whole_states) {
 }
 
 TEST(StateChange, refuses_truncations_that_make_no_sense) {
-  const auto refused = [](const ModelDescription& model, const StateChange& change) {
-    return check_change(model, change).to_string();
-  };
   const ModelDescription none = model_with_state({6}, std::nullopt);
   EXPECT_EQ(check_change(none, truncation(1)).code(), StatusCode::kFailedPrecondition);
-  const ModelDescription left = model_with_state({6}, 0);
-  EXPECT_EQ(check_change(left, truncation(7)).code(), StatusCode::kOutOfRange);
-  EXPECT_THAT(refused(left, truncation(7)),
-              HasSubstr("model 'kv', state 'cache': it cannot be truncated to 7 of its 6 positions "
-                        "along dimension 0"));
-  EXPECT_EQ(check_change(left, truncation(-1)).code(), StatusCode::kInvalidArgument);
+  const Status status = check_change(model_with_state({6}, 0), truncation(7));
+  EXPECT_EQ(status.code(), StatusCode::kOutOfRange);
+  EXPECT_THAT(status.message(), HasSubstr("model 'kv'"));
+  // The same rules as in the supervisor: truncation_test.cc has the others.
   const ModelDescription right = model_with_state({6}, 0, PadSide::kLeft);
   EXPECT_EQ(check_change(right, truncation(2)).code(), StatusCode::kInvalidArgument);
-  EXPECT_THAT(refused(right, truncation(2)), HasSubstr("needs to know how many"));
-  EXPECT_EQ(check_change(right, truncation(3, 2)).code(), StatusCode::kOutOfRange);
   EXPECT_EQ(check_change(right, truncation(3, 7)).code(), StatusCode::kOutOfRange);
 }
 

@@ -1,4 +1,6 @@
-// Whether a session's states can be cut to a length (OperateSession kTruncate, control.fbs).
+// Whether a session's states can be cut to a length: the rule of OperateSession kTruncate
+// (wire/control.fbs), for the supervisor before it asks the worker, and for the worker before it
+// writes.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +10,7 @@
 #include "bucketd/model_description.h"
 #include "bucketd/status.h"
 
-namespace bucketd::supervisor {
+namespace bucketd {
 
 // `length`: positions to keep; `current_length`: positions in use, -1 when the client did not say.
 // FAILED_PRECONDITION when no state names its sequence dim; OUT_OF_RANGE when one is shorter, or
@@ -17,4 +19,4 @@ namespace bucketd::supervisor {
 Status check_truncation(const std::string& model, const std::vector<StateSpec>& states,
                         std::int64_t length, std::int64_t current_length);
 
-}  // namespace bucketd::supervisor
+}  // namespace bucketd

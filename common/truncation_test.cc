@@ -1,9 +1,9 @@
-#include "daemon/supervisor/truncation.h"
+#include "common/truncation.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace bucketd::supervisor {
+namespace bucketd {
 namespace {
 
 using ::testing::HasSubstr;
@@ -44,4 +44,4 @@ TEST(Truncation, is_bounded_by_the_shortest_state) {
 }
 
 }  // namespace
-}  // namespace bucketd::supervisor
+}  // namespace bucketd

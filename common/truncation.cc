@@ -1,6 +1,6 @@
-#include "daemon/supervisor/truncation.h"
+#include "common/truncation.h"
 
-namespace bucketd::supervisor {
+namespace bucketd {
 
 Status check_truncation(const std::string& model, const std::vector<StateSpec>& states,
                         std::int64_t length, std::int64_t current_length) {
@@ -40,4 +40,4 @@ Status check_truncation(const std::string& model, const std::vector<StateSpec>& 
                 what + "its artifact names the sequence dim of no state; reset it instead");
 }
 
-}  // namespace bucketd::supervisor
+}  // namespace bucketd
