@@ -15,6 +15,14 @@ inline constexpr std::uint32_t kMaxExecutors = 64;
 
 enum class ExecutorState : std::uint32_t { kIdle = 0, kExecuting = 1 };
 
+// A request has a channel and a lane; the others are the supervisor's own, on `session_handle`.
+enum class ExecutionKind : std::uint32_t {
+  kRequest = 0,
+  kBind = 1,     // BindSession: perhaps writes initial values, has views made
+  kChange = 2,   // OperateSession that writes the states
+  kCopyOut = 3,  // OperateSession that only reads them
+};
+
 // What one executor thread does. Written in this order: the fields, then `state` = kExecuting
 // (release); at the end `state` = kIdle (release). A reader loads `state` (acquire) first. The
 // supervisor reads the rest for decisions only when the worker is dead or seems to hang, when they
@@ -35,6 +43,7 @@ struct alignas(128) ExecutorStatus {
   // written back into views.
   std::atomic<std::uint64_t> state_bytes_copied;
   std::atomic<std::uint64_t> state_bytes_written_back;
+  std::atomic<std::uint32_t> kind;  // ExecutionKind
 };
 
 struct WorkerStatus {

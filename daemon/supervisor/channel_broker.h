@@ -91,7 +91,8 @@ class ChannelBroker {
   void connection_ended(std::uint64_t connection_id, const SlotLookup& slot_of);
 
   // The worker was reaped: `closed` is set and waiters woken in all its channels, which are gone
-  // now. `death.executing` is reduced to what fits the channels and lanes that there are.
+  // now. Of the requests in `death.executing` only those are left that fit the channels and
+  // lanes that there are.
   std::vector<ChannelEnd> worker_died(const WorkerSlot& slot, WorkerDeath& death);
   // The worker has unloaded `model_id` and closed its lanes.
   std::vector<LaneEnd> model_unloaded(std::uint32_t model_id);

@@ -108,6 +108,7 @@ void ChannelBroker::forget_channel(std::uint64_t channel_id, const Status& reaso
 
 std::vector<ChannelEnd> ChannelBroker::worker_died(const WorkerSlot& slot, WorkerDeath& death) {
   std::erase_if(death.executing, [&](const ExecutingAtDeath& request) {
+    if (request.kind != ExecutionKind::kRequest) return false;
     const Channel* channel = find(request.channel_id);
     if (channel == nullptr || channel->worker_id != slot.id()) return true;
     const auto lane = channel->lanes.find(request.lane_id);
@@ -125,7 +126,9 @@ std::vector<ChannelEnd> ChannelBroker::worker_died(const WorkerSlot& slot, Worke
     mark_closed(*channel);
     ChannelEnd end{channel->connection_id, channel->uid, id, channel->is_known_to_client, {}};
     for (const ExecutingAtDeath& request : death.executing) {
-      if (request.channel_id == id) end.executing.push_back(request);
+      if (request.kind == ExecutionKind::kRequest && request.channel_id == id) {
+        end.executing.push_back(request);
+      }
     }
     ends.push_back(std::move(end));
     forget_channel(id, Status(StatusCode::kUnavailable, "the worker died"));

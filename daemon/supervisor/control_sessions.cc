@@ -77,7 +77,7 @@ void ControlService::close_session(ControlConnection& connection, std::uint64_t 
     asker->send(status.ok() ? ok_message(request_id) : error_message(request_id, status));
   };
   const std::string id = text_of(request.session_id());
-  if (request.keep_state()) return closed(sessions_.give_up(asker_of(connection), id));
+  if (request.keep_state()) return sessions_.give_up(asker_of(connection), id, closed);
   sessions_.close(asker_of(connection), id, closed);
 }
 
@@ -105,6 +105,7 @@ void ControlService::operate_session(ControlConnection& connection, std::uint64_
   }
   task.length = request.length();
   task.current_length = request.current_length();
+  task.stays_idle = request.stays_idle();
   sessions_.operate(asker_of(connection), text_of(request.session_id()), std::move(task));
 }
 
@@ -153,6 +154,7 @@ void ControlService::list_sessions(ControlConnection& connection, std::uint64_t 
       const auto reason = builder.CreateString(session.lost   ? session.lost->message()
                                                : session.torn ? session.torn->message()
                                                               : std::string());
+      const SessionTable::Activity activity = sessions_.activity_of(session);
       wire::SessionSummaryBuilder summary(builder);
       summary.add_session_id(id);
       summary.add_uid(session.uid);
@@ -162,7 +164,8 @@ void ControlService::list_sessions(ControlConnection& connection, std::uint64_t 
                                             : wire::SessionScope::kSession);
       summary.add_state_bytes(session.state_bytes);
       summary.add_age_ms(ms_since(session.created));
-      summary.add_idle_ms(ms_since(session.used));
+      summary.add_idle_ms(ms_since(activity.used));
+      summary.add_requests(activity.requests);
       summary.add_has_checkpoint(session.checkpoint.has_value());
       summary.add_reason(reason);
       summaries.push_back(summary.Finish());

@@ -35,6 +35,8 @@ struct SessionBinding {
   bool is_wanted = true;  // else it goes as soon as the worker has released it
   // Who waits for it to be bound, each until then.
   std::vector<std::pair<Clock::time_point, SessionOpened>> waiting;
+  // Who gave it up and waits until the worker has let go of it.
+  std::vector<std::function<void(Status)>> giving_up;
 };
 
 // What is to be done to a session as a whole; one after the other.
@@ -44,6 +46,7 @@ struct SessionTask {
   std::uint64_t connection_id = 0;  // of the asker
   std::int64_t length = 0;
   std::int64_t current_length = -1;
+  bool stays_idle = false;  // of a session that nobody has: it is not opened by it
   Clock::time_point begin_until;
   SessionOpened done;
 };
@@ -64,7 +67,7 @@ struct Session {
   bool is_shared = false;    // and is everybody's; `uid` is the daemon's own
   std::vector<StateSpec> states;
   std::vector<std::uint64_t> offsets;
-  std::uint64_t state_bytes = 0;
+  std::uint64_t state_bytes = 0;  // its SessionRecord lies behind them
   StateMemory memory;
   Charge session_charge;
   std::optional<StateMemory> checkpoint;

@@ -23,6 +23,10 @@ void SessionTable::answer(SessionBinding& binding, const Result<SessionOffer>& r
   for (const auto& [deadline, opened] : waiting) opened(result);
 }
 
+void SessionTable::released(SessionBinding& binding) {
+  for (const Closed& given_up : std::exchange(binding.giving_up, {})) given_up(Status());
+}
+
 void SessionTable::want(Session& session, std::uint64_t connection_id, Opened opened) {
   SessionBinding& binding = session.bindings[connection_id];
   binding.is_wanted = true;
@@ -46,7 +50,9 @@ void SessionTable::advance(std::uint64_t handle) {
   for (const std::uint64_t connection_id : unwanted) {
     const SessionBinding& binding = session->bindings[connection_id];
     if (binding.state == State::kBound) release(*session, connection_id);
-    if (binding.state == State::kAway) session->bindings.erase(connection_id);
+    if (binding.state != State::kAway) continue;
+    released(session->bindings[connection_id]);
+    session->bindings.erase(connection_id);
   }
   if (session->is_closing) {
     if (session->bindings.empty() && !session->is_working) erase(handle);
@@ -61,12 +67,30 @@ void SessionTable::advance(std::uint64_t handle) {
     if (binding.state == State::kAway && binding.is_wanted) away.push_back(connection_id);
     is_binding = is_binding || binding.state == State::kBinding;
   }
-  if (must_wait(*session)) return;
+  if (away.empty() || must_wait(*session)) return;
+  const Status refused = refusal_(session->uid, session->model);
+  if (!refused.ok()) return refuse(*session, away, refused);
   for (const std::uint64_t connection_id : away) {
     // The first one initialises, and the others see what it did.
     if (!session->is_initialised && std::exchange(is_binding, true)) return;
     bind(*session, connection_id, !session->is_initialised);
   }
+}
+
+void SessionTable::refuse(Session& session, const std::vector<std::uint64_t>& connections,
+                          const Status& refused) {
+  const std::uint64_t handle = session.handle;
+  if (!session.is_initialised) return end(session, refused);
+  session.used = Clock::now();
+  schedule(session.used + limits_.idle_timeout);
+  for (const std::uint64_t connection_id : connections) {
+    SessionBinding binding = std::move(session.bindings[connection_id]);
+    session.bindings.erase(connection_id);
+    answer(binding, error(refused));
+    released(binding);
+  }
+  if (!session.tasks.empty() && !session.is_working) return finish_task(session, refused);
+  advance(handle);
 }
 
 bool SessionTable::is_on_worker(const Session& session) {
@@ -94,12 +118,13 @@ void SessionTable::bind(Session& session, std::uint64_t connection_id, bool init
       [&](flatbuffers::FlatBufferBuilder& builder) {
         return link::CreateBindSession(builder, connection_id, session.handle,
                                        session.generation->model_id, session.memory.arena_id,
-                                       builder.CreateVector(session.offsets), initialise);
+                                       builder.CreateVector(session.offsets), initialise,
+                                       session.state_bytes);
       },
       {},
       [this, handle = session.handle, connection_id, model_id = session.generation->model_id](
-          const link::Message* message) { bound(handle, connection_id, model_id, message); },
-      Due::kPromptly);
+          const link::Message* message) { bound(handle, connection_id, model_id, message); });
+  slot.watch_executions();
 }
 
 void SessionTable::bound(std::uint64_t handle, std::uint64_t connection_id, std::uint32_t model_id,
@@ -162,6 +187,7 @@ void SessionTable::release(Session& session, std::uint64_t connection_id) {
         const auto binding = released->bindings.find(connection_id);
         if (binding != released->bindings.end() && binding->second.state == State::kReleasing) {
           binding->second.state = State::kAway;
+          SessionTable::released(binding->second);  // its connection may want it again already
         }
         advance(handle);
       });
@@ -203,8 +229,45 @@ void SessionTable::erase(std::uint64_t handle) {
   for (const Closed& closed : closing) closed(Status());
 }
 
+std::vector<SessionTable::OperationAtDeath> SessionTable::operations_at_death(
+    std::uint32_t worker, const std::vector<ExecutingAtDeath>& executing) const {
+  std::vector<OperationAtDeath> operations;
+  for (const ExecutingAtDeath& candidate : executing) {
+    const auto found = sessions_.find(candidate.session_handle);
+    if (found == sessions_.end()) continue;
+    const Session& session = found->second;
+    if (session.generation->spec.worker != worker ||
+        session.generation->model_id != candidate.model_id) {
+      continue;
+    }
+    bool was_asked = false;
+    if (candidate.kind == ExecutionKind::kBind) {
+      was_asked =
+          std::any_of(session.bindings.begin(), session.bindings.end(),
+                      [](const auto& item) { return item.second.state == State::kBinding; });
+    } else if (candidate.kind != ExecutionKind::kRequest && session.is_working) {
+      // One that is not working any more was answered just before.
+      const bool is_copy = session.incoming.has_value();
+      was_asked = is_copy == (candidate.kind == ExecutionKind::kCopyOut);
+    }
+    if (was_asked) operations.push_back({session.uid, candidate});
+  }
+  return operations;
+}
+
+bool SessionTable::has_work_for(std::uint32_t worker) const {
+  return std::any_of(sessions_.begin(), sessions_.end(), [&](const auto& item) {
+    const Session& session = item.second;
+    return session.generation->spec.worker == worker &&
+           (session.is_working ||
+            std::any_of(session.bindings.begin(), session.bindings.end(), [](const auto& binding) {
+              return binding.second.state == State::kBinding;
+            }));
+  });
+}
+
 void SessionTable::worker_died(std::uint32_t worker, const std::vector<ChannelEnd>& ends,
-                               const std::vector<ExecutingAtDeath>& executing) {
+                               const std::vector<OperationAtDeath>& operations) {
   for (const ChannelEnd& end : ends) {
     for (const ExecutingAtDeath& request : end.executing) {
       Session* session = find(request.session_handle);
@@ -215,11 +278,9 @@ void SessionTable::worker_died(std::uint32_t worker, const std::vector<ChannelEn
       tear(*session, "it was executing a request of it");
     }
   }
-  for (const ExecutingAtDeath& operation : executing) {
-    if (operation.channel_id != 0) continue;
-    Session* session = find(operation.session_handle);
-    // One that is not working any more was answered just before.
-    if (session != nullptr && session->is_working && session->generation->spec.worker == worker) {
+  for (const OperationAtDeath& at_death : operations) {
+    if (at_death.operation.kind != ExecutionKind::kChange) continue;
+    if (Session* session = find(at_death.operation.session_handle)) {
       tear(*session, "an operation was changing it");
     }
   }
@@ -235,16 +296,20 @@ void SessionTable::worker_died(std::uint32_t worker, const std::vector<ChannelEn
 }
 
 void SessionTable::tear(Session& session, const std::string& during) {
-  session.torn = Status(StatusCode::kFailedPrecondition,
-                        "the session is torn: its worker died while " + during + ", and model '" +
-                            session.model + "' may have left its state half written; reset it" +
-                            (session.checkpoint ? " or restore its checkpoint" : ""));
-  spdlog::warn("a session of uid {} on model '{}' is torn", session.uid, session.model);
-  for (auto& [connection_id, binding] : session.bindings) {
-    // Lanes are opened all the same.
-    answer(binding, session.is_of_model ? Result<SessionOffer>(offer_of(session))
-                                        : Result<SessionOffer>(error(*session.torn)));
+  const std::string what = session.is_of_model ? "the state of model '" + session.model + "'"
+                                               : std::string("the session");
+  const std::string how = session.checkpoint ? "reset it or restore its checkpoint" : "reset it";
+  std::string mending = "; " + how;
+  if (session.is_shared) {
+    mending = "; an administrator can " + how + " by the id that the list of sessions shows";
+  } else if (session.is_of_model) {
+    mending += " by its id, " + session.id;
   }
+  session.torn = Status(StatusCode::kFailedPrecondition,
+                        what + " is torn: its worker died while " + during + ", and model '" +
+                            session.model + "' may have left its state half written" + mending);
+  spdlog::warn("a session of uid {} on model '{}' is torn", session.uid, session.model);
+  for (auto& [connection_id, binding] : session.bindings) answer(binding, error(*session.torn));
 }
 
 void SessionTable::model_changed(const std::string& model, const GenerationPtr& serving,

@@ -5,6 +5,7 @@
 #include "common/message_socket.h"
 #include "common/truncation.h"
 #include "common/wire/model_wire.h"
+#include "daemon/link/session_record.h"
 #include "daemon/supervisor/session_table.h"
 
 namespace bucketd::supervisor {
@@ -41,7 +42,10 @@ void SessionTable::operate(const SessionAsker& asker, const std::string& id, Ses
     return task.done(error(StatusCode::kFailedPrecondition,
                            "the session is in use by another connection of this user"));
   }
-  if (!session->is_of_model && !is_open && !session->torn) return task.done(error(not_open()));
+  task.stays_idle = task.stays_idle && !is_open && may_mend(task.kind);
+  if (!session->is_of_model && !is_open && !session->torn && !task.stays_idle) {
+    return task.done(error(not_open()));
+  }
   if (const Status status = check_under_way(session->uid); !status.ok()) {
     return task.done(error(status));
   }
@@ -88,7 +92,7 @@ void SessionTable::work(Session& session) {
     const auto own = session.bindings.find(task.connection_id);
     if (own != session.bindings.end() && own->second.is_wanted) {
       connection_id = task.connection_id;
-    } else if (!session.is_of_model) {
+    } else if (!session.is_of_model && !task.stays_idle) {
       return finish_task(session, not_open());
     }
   }
@@ -96,6 +100,8 @@ void SessionTable::work(Session& session) {
   binding.is_wanted = true;
   if (connection_id == kOwnConnection && binding.state == State::kAway && is_on_worker(session) &&
       !must_wait(session)) {
+    const Status refused = refusal_(session.uid, session.model);
+    if (!refused.ok()) return finish_task(session, refused);
     return bind(session, connection_id, false);
   }
   if (binding.state != State::kBound) return;
@@ -110,15 +116,15 @@ Status SessionTable::prepare_copy(Session& session, const SessionTask& task) {
   if (task.kind != Kind::kCheckpoint && task.kind != Kind::kFork) return Status();
   const bool is_fork = task.kind == Kind::kFork;
   const std::string what = is_fork ? "cannot fork the session" : "cannot make a checkpoint";
-  make_room(session.uid, is_fork ? 1 : 0,
-            StateArenas::arena_bytes(session.state_bytes).value_or(0));
+  // A checkpoint needs no record.
+  const std::uint64_t bytes = session.state_bytes + (is_fork ? kSessionRecordBytes : 0);
+  make_room(session.uid, is_fork ? 1 : 0, StateArenas::arena_bytes(bytes).value_or(0));
   if (is_fork) {
     Result<Charge> charge = accounts_.charge(session.uid, Resource::kSessions, 1);
     if (!charge) return charge.error().with_context(what);
     session.incoming_session = std::move(*charge);
   }
-  Result<StateMemory> memory =
-      allocate(session.uid, session.generation->spec.worker, session.state_bytes);
+  Result<StateMemory> memory = allocate(session.uid, session.generation->spec.worker, bytes);
   if (!memory) {
     session.incoming_session.give_back();
     return memory.error().with_context(what);
@@ -159,6 +165,7 @@ void SessionTable::ask_worker(Session& session, std::uint64_t connection_id) {
       },
       {},
       [this, handle = session.handle](const link::Message* message) { worked(handle, message); });
+  slot.watch_executions();
 }
 
 void SessionTable::worked(std::uint64_t handle, const link::Message* message) {
@@ -210,7 +217,7 @@ void SessionTable::finish_task(Session& session, const Status& status) {
   }
   if (task.kind == Kind::kFork) {
     forked(session, task);
-  } else if (was_torn && !session.is_of_model && task.done) {
+  } else if (was_torn && !session.is_of_model && !task.stays_idle && task.done) {
     return want(session, task.connection_id, std::move(task.done));  // open again
   } else if (task.done) {
     task.done(offer_of(session));

@@ -6,9 +6,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <utility>
 
 #include "common/channel_layout.h"
+#include "daemon/link/session_record.h"
 
 namespace bucketd::supervisor {
 namespace {
@@ -51,8 +53,12 @@ std::optional<StatePlan> plan_states(const std::vector<StateSpec>& states) {
 }  // namespace
 
 SessionTable::SessionTable(asio::io_context& context, const SessionsConfiguration& limits,
-                           UserAccounts& accounts, SlotLookup slot_of)
-    : limits_(limits), accounts_(accounts), slot_of_(std::move(slot_of)), timer_(context) {}
+                           UserAccounts& accounts, SlotLookup slot_of, Refusal refusal)
+    : limits_(limits),
+      accounts_(accounts),
+      slot_of_(std::move(slot_of)),
+      refusal_(std::move(refusal)),
+      timer_(context) {}
 
 Session* SessionTable::find(std::uint64_t handle) {
   const auto found = sessions_.find(handle);
@@ -101,10 +107,11 @@ Result<Session*> SessionTable::make(uid_t uid, const GenerationPtr& generation) 
     return error(StatusCode::kResourceExhausted,
                  what + ": it holds more state than a session can have");
   }
-  make_room(uid, 1, StateArenas::arena_bytes(plan->byte_size).value_or(0));
+  const std::uint64_t bytes = plan->byte_size + kSessionRecordBytes;
+  make_room(uid, 1, StateArenas::arena_bytes(bytes).value_or(0));
   Result<Charge> session_charge = accounts_.charge(uid, Resource::kSessions, 1);
   if (!session_charge) return error(session_charge.error().with_context(what));
-  Result<StateMemory> memory = allocate(uid, generation->spec.worker, plan->byte_size);
+  Result<StateMemory> memory = allocate(uid, generation->spec.worker, bytes);
   if (!memory) return error(memory.error().with_context(what));
   return &add(uid, generation, plan->offsets, plan->byte_size, std::move(*memory),
               std::move(*session_charge));
@@ -172,11 +179,7 @@ void SessionTable::open_of_model(const SessionAsker& asker, const GenerationPtr&
     session->is_of_model = true;
     session->is_shared = is_shared;
   }
-  if (session->torn) {
-    const SessionOffer offer = offer_of(*session);
-    want(*session, asker.connection_id, nullptr);  // for when it is mended
-    return opened(offer);
-  }
+  if (session->torn) return opened(error(*session->torn));
   want(*session, asker.connection_id, std::move(opened));
 }
 
@@ -210,21 +213,28 @@ void SessionTable::resume(const SessionAsker& asker, const std::string& id,
   want(*session, asker.connection_id, std::move(opened));
 }
 
-Status SessionTable::give_up(const SessionAsker& asker, const std::string& id) {
+void SessionTable::give_up(const SessionAsker& asker, const std::string& id, Closed given_up) {
   Session* session = find_by_id(asker, id);
-  if (session == nullptr) return no_session(asker, id);
+  if (session == nullptr) return given_up(no_session(asker, id));
+  if (session->is_of_model) {
+    return given_up(Status(StatusCode::kFailedPrecondition,
+                           "the session is the state of model '" + session->model +
+                               "' ('state_scope: model'): it stays as long as the model does, and "
+                               "is not given up"));
+  }
   const auto binding = session->bindings.find(asker.connection_id);
   if (binding == session->bindings.end() || !binding->second.is_wanted) {
-    return Status(StatusCode::kFailedPrecondition,
-                  "this connection does not have the session open");
+    return given_up(
+        Status(StatusCode::kFailedPrecondition, "this connection does not have the session open"));
   }
   binding->second.is_wanted = false;
-  answer(binding->second,
-         error(StatusCode::kCancelled, "the session was given up before it was bound"));
+  binding->second.giving_up.push_back(std::move(given_up));
   session->used = Clock::now();
   schedule(session->used + limits_.idle_timeout);
-  advance(session->handle);
-  return Status();
+  const std::uint64_t handle = session->handle;
+  answer(binding->second,
+         error(StatusCode::kCancelled, "the session was given up before it was bound"));
+  advance(handle);
 }
 
 void SessionTable::close(const SessionAsker& asker, const std::string& id, Closed closed) {
@@ -237,6 +247,20 @@ void SessionTable::close(const SessionAsker& asker, const std::string& id, Close
   }
   session->closing.push_back(std::move(closed));
   end(*session, Status(StatusCode::kNotFound, "the session was closed"));
+}
+
+SessionTable::Activity SessionTable::activity_of(const Session& session) const {
+  std::array<std::uint64_t, 2> read{};  // SessionRecord's fields, in their order
+  static_assert(offsetof(SessionRecord, requests) == 0 &&
+                offsetof(SessionRecord, last_request_ns) == sizeof(std::uint64_t));
+  const Status status = arenas_.read(session.memory.arena_id, session.state_bytes,
+                                     std::as_writable_bytes(std::span(read)));
+  if (!status.ok()) return {0, session.used};
+  // Not later than now, whatever the worker wrote. steady_clock is CLOCK_MONOTONIC.
+  const auto now_ns =
+      static_cast<std::uint64_t>(std::chrono::nanoseconds(Clock::now().time_since_epoch()).count());
+  const Clock::time_point last{std::chrono::nanoseconds(std::min(read[1], now_ns))};
+  return {read[0], std::max(session.used, last)};
 }
 
 void SessionTable::for_each(const std::function<void(const Session&)>& visit) const {

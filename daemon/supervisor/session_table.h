@@ -58,8 +58,11 @@ class SessionTable {
   using Opened = SessionOpened;
   using Closed = std::function<void(Status)>;
 
+  // Whether a user is refused on a model, for killing workers with it.
+  using Refusal = std::function<Status(uid_t uid, const std::string& model)>;
+
   SessionTable(asio::io_context& context, const SessionsConfiguration& limits,
-               UserAccounts& accounts, SlotLookup slot_of);
+               UserAccounts& accounts, SlotLookup slot_of, Refusal refusal);
 
   // Each `opened` is called exactly once, perhaps from within the call; never when the connection
   // has ended.
@@ -74,18 +77,19 @@ class SessionTable {
   // torn, lost or in use; UNAVAILABLE when its model stays away.
   void resume(const SessionAsker& asker, const std::string& id, const std::string& model,
               Opened opened);
-  // The session of a model of scope `model` for a connection that opens a lane; made if need be. A
-  // torn one is offered too: its requests get the worker's NOT_FOUND.
+  // The session of a model of scope `model` for a connection that opens a lane; made if need be.
+  // FAILED_PRECONDITION while it is torn, saying what mends it.
   void open_of_model(const SessionAsker& asker, const GenerationPtr& generation, Opened opened);
-  // Gives it up: it stays, idle.
-  Status give_up(const SessionAsker& asker, const std::string& id);
+  // Gives it up: it stays, idle. `given_up` is called when no request of the connection uses it any
+  // more. FAILED_PRECONDITION when the connection does not have it, or it is of scope `model`.
+  void give_up(const SessionAsker& asker, const std::string& id, Closed given_up);
   // `closed` is called when its memory is free.
   void close(const SessionAsker& asker, const std::string& id, Closed closed);
 
   // session_operations.cc. Tasks of a session are done in order. FAILED_PRECONDITION when the
-  // connection does not have it open, when it is torn (but for kReset and kRestore), when it has no
-  // checkpoint (kRestore); see check_truncation() for kTruncate; RESOURCE_EXHAUSTED (kCheckpoint,
-  // kFork); UNAVAILABLE when the worker died meanwhile.
+  // connection does not have it open (but see SessionTask::stays_idle), when it is torn (but for
+  // kReset and kRestore), when it has no checkpoint (kRestore); see check_truncation() for
+  // kTruncate; RESOURCE_EXHAUSTED (kCheckpoint, kFork); UNAVAILABLE when the worker died meanwhile.
   void operate(const SessionAsker& asker, const std::string& id, SessionTask task);
   struct StateRead {
     std::vector<std::byte> bytes;
@@ -95,16 +99,32 @@ class SessionTable {
                          std::uint64_t offset, std::uint64_t byte_count);
 
   void connection_ended(std::uint64_t connection_id);
-  // Sessions of requests named in `ends` become torn, and those of operations in `executing`, which
-  // is all that the status page says; all of the worker's are unbound.
+  // Which of `executing` were bindings of sessions and operations on them that this worker had been
+  // asked for, and the owners of those sessions.
+  struct OperationAtDeath {
+    uid_t uid = 0;
+    ExecutingAtDeath operation;
+  };
+  std::vector<OperationAtDeath> operations_at_death(
+      std::uint32_t worker, const std::vector<ExecutingAtDeath>& executing) const;
+  // Sessions of requests named in `ends` become torn, and those that `operations` were changing;
+  // all of the worker's are unbound.
   void worker_died(std::uint32_t worker, const std::vector<ChannelEnd>& ends,
-                   const std::vector<ExecutingAtDeath>& executing);
+                   const std::vector<OperationAtDeath>& operations);
+  // Whether the worker is at something that it was asked to do to a session.
+  bool has_work_for(std::uint32_t worker) const;
   // A generation of `model` was loaded, or unloaded. `serving`: what serves now, null if nothing
   // does: then its sessions end. `is_known`: whether a generation still exists.
   void model_changed(const std::string& model, const GenerationPtr& serving,
                      const std::function<bool(std::uint32_t)>& is_known);
 
   std::size_t count() const { return sessions_.size(); }
+  // What the worker has written down of it.
+  struct Activity {
+    std::uint64_t requests = 0;  // that began to run, ever
+    Clock::time_point used;      // last, by a request or otherwise
+  };
+  Activity activity_of(const Session& session) const;
   // Sessions that are not ending, by age.
   void for_each(const std::function<void(const Session&)>& visit) const;
   // Also: whether the asker may know its id.
@@ -139,6 +159,11 @@ class SessionTable {
              const link::Message* message);
   void release(Session& session, std::uint64_t connection_id);
   static void answer(SessionBinding& binding, const Result<SessionOffer>& result);
+  // Who waits for it at a binding that the worker does not have hears so.
+  static void released(SessionBinding& binding);
+  // Nobody binds it: its owner is refused on its model.
+  void refuse(Session& session, const std::vector<std::uint64_t>& connections,
+              const Status& refused);
   // Takes it away: from workers, and then, when nothing of it is in use, out of the table.
   void end(Session& session, const Status& reason);
   void erase(std::uint64_t handle);
@@ -161,6 +186,7 @@ class SessionTable {
   const SessionsConfiguration& limits_;
   UserAccounts& accounts_;
   SlotLookup slot_of_;
+  Refusal refusal_;
   StateArenas arenas_;
   EndedSessions ended_;
   std::map<std::uint64_t, Session> sessions_;     // by handle

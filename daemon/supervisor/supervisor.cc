@@ -45,7 +45,10 @@ Supervisor::Supervisor(Configuration configuration, std::string executable)
       accounts_(configuration_.limits, configuration_.sessions),
       crash_accounts_(configuration_.crash),
       broker_(configuration_.limits, accounts_, [this] { retry_lanes(); }),
-      sessions_(context_, configuration_.sessions, accounts_, slot_of()),
+      sessions_(context_, configuration_.sessions, accounts_, slot_of(),
+                [this](uid_t uid, const std::string& model) {
+                  return crash_accounts_.check(uid, model, Clock::now());
+                }),
       service_(context_, *this, registry_, broker_, sessions_, crash_accounts_),
       loader_(context_, configuration_, *this) {
   for (std::uint32_t i = 0; i < configuration_.workers.size(); ++i) {

@@ -74,7 +74,8 @@ class Supervisor : private WorkerSlot::Observer,
   void generation_unloaded(const GenerationPtr& generation);
   std::string describe_death(const WorkerDeath& death) const;
   void charge_death(const WorkerSlot& slot, const WorkerDeath& death,
-                    const std::vector<ChannelEnd>& ends);
+                    const std::vector<ChannelEnd>& ends,
+                    const std::vector<SessionTable::OperationAtDeath>& operations);
   void tell_channels_closed(const std::vector<ChannelEnd>& ends, const Status& reason);
   void tell_lanes_closed(const std::vector<LaneEnd>& ends);
   void end_connection(std::uint64_t connection_id, const std::string& reason);

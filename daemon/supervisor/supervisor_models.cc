@@ -204,6 +204,14 @@ std::string Supervisor::describe_death(const WorkerDeath& death) const {
 void Supervisor::worker_died(WorkerSlot& slot, const WorkerDeath& raw_death) {
   WorkerDeath death = raw_death;
   const std::vector<ChannelEnd> ends = broker_.worker_died(slot, death);
+  const std::vector<SessionTable::OperationAtDeath> operations =
+      sessions_.operations_at_death(slot.id(), death.executing);
+  std::erase_if(death.executing, [&](const ExecutingAtDeath& executing) {
+    return executing.kind != ExecutionKind::kRequest &&
+           std::none_of(operations.begin(), operations.end(), [&](const auto& known) {
+             return known.operation.executor == executing.executor;
+           });
+  });
   const std::string text = describe_death(death);
   const std::string subject = "worker " + std::to_string(slot.id());
   slot.set_last_death(text);
@@ -213,8 +221,8 @@ void Supervisor::worker_died(WorkerSlot& slot, const WorkerDeath& raw_death) {
     spdlog::error("{} {}", subject, text);
   }
   tell_channels_closed(ends, Status(StatusCode::kUnavailable, subject + " " + text));
-  charge_death(slot, death, ends);
-  sessions_.worker_died(slot.id(), ends, raw_death.executing);
+  charge_death(slot, death, ends, operations);
+  sessions_.worker_died(slot.id(), ends, operations);
   loader_.worker_died(slot, death);
   std::vector<GenerationPtr> unloading;
   for (const auto& [name, record] : registry_.models()) {
@@ -237,21 +245,24 @@ void Supervisor::worker_died(WorkerSlot& slot, const WorkerDeath& raw_death) {
 }
 
 void Supervisor::charge_death(const WorkerSlot& slot, const WorkerDeath& death,
-                              const std::vector<ChannelEnd>& ends) {
+                              const std::vector<ChannelEnd>& ends,
+                              const std::vector<SessionTable::OperationAtDeath>& operations) {
   if (death.by_supervisor) return;
   const bool is_known = has_culprit(death);
   const std::uint32_t shares = suspect_count(death);
+  const auto charge = [&](uid_t uid, const ExecutingAtDeath& suspect) {
+    if (is_known && !suspect.is_culprit) return;
+    const GenerationPtr generation = registry_.generation(suspect.model_id);
+    if (generation == nullptr) return;
+    crash_accounts_.charge(uid, generation->name, shares, Clock::now());
+    spdlog::warn("{} of the death of worker {} is charged to uid {} on model '{}'",
+                 shares == 1 ? "all" : "1/" + std::to_string(shares), slot.id(), uid,
+                 generation->name);
+  };
   for (const ChannelEnd& end : ends) {
-    for (const ExecutingAtDeath& request : end.executing) {
-      if (is_known && !request.is_culprit) continue;
-      const GenerationPtr generation = registry_.generation(request.model_id);
-      if (generation == nullptr) continue;
-      crash_accounts_.charge(end.uid, generation->name, shares, Clock::now());
-      spdlog::warn("{} of the death of worker {} is charged to uid {} on model '{}'",
-                   shares == 1 ? "all" : "1/" + std::to_string(shares), slot.id(), end.uid,
-                   generation->name);
-    }
+    for (const ExecutingAtDeath& request : end.executing) charge(end.uid, request);
   }
+  for (const auto& [uid, operation] : operations) charge(uid, operation);
 }
 
 void Supervisor::worker_event(WorkerSlot& slot, const link::Message& message) {
@@ -280,6 +291,8 @@ std::chrono::milliseconds Supervisor::smallest_execution_limit(const WorkerSlot&
   return registry_.smallest_execution_limit(slot.id(), ModelConfiguration().execution_limit);
 }
 
-bool Supervisor::has_clients(const WorkerSlot& slot) { return broker_.has_channels(slot); }
+bool Supervisor::has_clients(const WorkerSlot& slot) {
+  return broker_.has_channels(slot) || sessions_.has_work_for(slot.id());
+}
 
 }  // namespace bucketd::supervisor

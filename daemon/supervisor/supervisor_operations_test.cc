@@ -2,7 +2,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -14,26 +13,7 @@ namespace {
 using ::testing::HasSubstr;
 using wire::SessionOperation;
 
-class SupervisorOperationsTest : public SessionTest {
- protected:
-  // Element `index` of the session's state.
-  static float element(ControlClient& client, const Session& session, std::uint64_t index = 0) {
-    const Received answer =
-        client.ask(read_state(session.id, 0, index * sizeof(float), sizeof(float)));
-    const wire::StateBytes* read = answer.message().body_as_StateBytes();
-    if (read == nullptr) throw std::runtime_error(answer.status().to_string());
-    float value = 0;
-    EXPECT_EQ(read->bytes()->size(), sizeof(value));
-    std::memcpy(&value, read->bytes()->data(), sizeof(value));
-    return value;
-  }
-  static const wire::SessionSummary* summary_of(const Received& list, const std::string& id) {
-    for (const wire::SessionSummary* summary : *list.message().body_as_SessionList()->sessions()) {
-      if (summary->session_id()->str() == id) return summary;
-    }
-    throw std::runtime_error("the session is not listed");
-  }
-};
+using SupervisorOperationsTest = SessionTest;
 
 TEST_F(SupervisorOperationsTest, reset_gives_the_initial_values) {
   serve_counter();
@@ -109,6 +89,33 @@ TEST_F(SupervisorOperationsTest, a_torn_session_that_nobody_has_is_opened_by_its
   }));
   TestLane lane(client.ask(open_lane_request("m")));
   EXPECT_EQ(step(lane, mended), 101);
+}
+
+TEST_F(SupervisorOperationsTest, a_session_that_nobody_has_may_be_mended_without_being_opened) {
+  serve_counter();
+  ControlClient client = daemon_.connect();
+  ControlClient second = daemon_.connect();
+  TestLane lane(client.ask(open_lane_request("m")));
+  const Session session = session_of(client.ask(open_session("m")));
+  EXPECT_EQ(step(lane, session), 101);
+  EXPECT_EQ(client.ask(operate(session.id, SessionOperation::kCheckpoint)).status(), Status());
+  EXPECT_THAT(second.ask(operate_idle(session.id, SessionOperation::kReset)).status().message(),
+              HasSubstr("in use by another connection"));
+  tear(client, lane, session);
+  // The torn one is still open to its connection.
+  EXPECT_EQ(client.ask(close_session(session.id, true)).status(), Status());
+  EXPECT_EQ(second.ask(operate_idle(session.id, SessionOperation::kReset)).status(), Status());
+  EXPECT_EQ(summary_of(client.ask(list_sessions()), session.id)->state(),
+            wire::SessionState::kIdle);
+  EXPECT_EQ(element(client, session), 100);
+  // Also one that is whole, but only what mends.
+  EXPECT_EQ(second.ask(operate_idle(session.id, SessionOperation::kRestore)).status(), Status());
+  EXPECT_EQ(element(client, session), 101);
+  EXPECT_THAT(
+      second.ask(operate_idle(session.id, SessionOperation::kCheckpoint)).status().message(),
+      HasSubstr("does not have the session open"));
+  TestLane second_lane(second.ask(open_lane_request("m")));
+  EXPECT_EQ(step(second_lane, session_of(second.ask(open_session("m", session.id)))), 102);
 }
 
 TEST_F(SupervisorOperationsTest, a_mending_whose_asker_is_gone_leaves_an_idle_session) {
@@ -244,6 +251,26 @@ TEST_F(SupervisorOperationsTest, lists_tell_what_there_is) {
   EXPECT_EQ(summary_of(list, idle.id)->state(), wire::SessionState::kIdle);
 }
 
+TEST_F(SupervisorOperationsTest, requests_are_counted_over_the_workers_death) {
+  serve_counter();
+  ControlClient client = daemon_.connect();
+  TestLane lane(client.ask(open_lane_request("m")));
+  const Session session = session_of(client.ask(open_session("m")));
+  const auto requests_of = [&](const Session& of) {
+    return summary_of(client.ask(list_sessions()), of.id)->requests();
+  };
+  EXPECT_EQ(requests_of(session), 0u);
+  for (int i = 0; i < 3; ++i) EXPECT_GT(step(lane, session), 100);
+  EXPECT_EQ(requests_of(session), 3u);
+  const Session fork = session_of(client.ask(fork_session(session.id)));
+  EXPECT_EQ(requests_of(fork), 0u) << "they are not its own";
+  tear(client, lane, Session());
+  TestLane second(client.ask(open_lane_request("m")));
+  EXPECT_EQ(session_of(client.ask(open_session("m", session.id))).handle, session.handle);
+  EXPECT_EQ(step(second, session), 104);
+  EXPECT_EQ(requests_of(session), 4u);
+}
+
 TEST_F(SupervisorOperationsTest, a_list_that_is_too_long_says_so) {
   serve_counter("sessions: {per_user: 3000}\n");
   ControlClient client = daemon_.connect();
@@ -285,60 +312,6 @@ TEST_F(SupervisorOperationsTest, nothing_is_left_of_sessions_that_were_closed) {
   }
   EXPECT_EQ(descriptors(), before);
   EXPECT_TRUE(eventually([&] { return arenas_of_worker() == 0; }));
-}
-
-TEST_F(SupervisorOperationsTest, state_of_scope_model_needs_no_session) {
-  serve_counter("", "", ", state_scope: model");
-  ControlClient client = daemon_.connect();
-  ControlClient second = daemon_.connect();
-  TestLane lane(client.ask(open_lane_request("m")));
-  TestLane second_lane(second.ask(open_lane_request("m")));
-  const Session state{"", lane.opened().default_session_handle()};
-  EXPECT_NE(state.handle, 0u);
-  EXPECT_EQ(second_lane.opened().default_session_handle(), state.handle);
-  EXPECT_EQ(step(lane, state), 101);
-  EXPECT_EQ(step(second_lane, state), 102);
-  EXPECT_EQ(client.ask(open_session("m")).status().code(), StatusCode::kFailedPrecondition);
-  EXPECT_EQ(session_count(client), 1u);
-}
-
-TEST_F(SupervisorOperationsTest, state_of_scope_model_survives_its_connections_and_its_worker) {
-  serve_counter("sessions: {idle_timeout_ms: 1}\n", "", ", state_scope: model");
-  {
-    ControlClient client = daemon_.connect();
-    TestLane lane(client.ask(open_lane_request("m")));
-    EXPECT_EQ(step(lane, {"", lane.opened().default_session_handle()}), 101);
-  }
-  ControlClient client = daemon_.connect();
-  TestLane lane(client.ask(open_lane_request("m")));
-  EXPECT_EQ(step(lane, {"", lane.opened().default_session_handle()}), 102);
-  tear(client, lane, Session());
-  TestLane second(client.ask(open_lane_request("m")));
-  EXPECT_EQ(step(second, {"", second.opened().default_session_handle()}), 103);
-}
-
-TEST_F(SupervisorOperationsTest, torn_state_of_scope_model_is_mended_by_its_id) {
-  serve_counter("", "", ", state_scope: model, share_across_users: true");
-  ControlClient client = daemon_.connect();
-  TestLane lane(client.ask(open_lane_request("m")));
-  const Session state{"", lane.opened().default_session_handle()};
-  EXPECT_EQ(step(lane, state), 101);
-  tear(client, lane, state);
-  TestLane second(client.ask(open_lane_request("m")));
-  EXPECT_EQ(second.opened().default_session_handle(), state.handle);
-  EXPECT_EQ(step(second, state), -1);
-  ControlClient admin = daemon_.connect();
-  const Received list = admin.ask(list_sessions());
-  const wire::SessionSummary& summary = *list.message().body_as_SessionList()->sessions()->Get(0);
-  EXPECT_EQ(summary.state(), wire::SessionState::kTorn);
-  EXPECT_EQ(summary.scope(), wire::SessionScope::kModel);
-  const std::string id = summary.session_id()->str();
-  EXPECT_EQ(admin.ask(close_session(id)).status().code(), StatusCode::kFailedPrecondition);
-  EXPECT_EQ(admin.ask(operate(id, SessionOperation::kReset)).status(), Status());
-  // It is bound again for the connection that has the lane.
-  EXPECT_TRUE(eventually([&] { return step(second, state) == 101; }));
-  EXPECT_EQ(admin.ask(operate(id, SessionOperation::kReset)).status(), Status());
-  EXPECT_EQ(step(second, state), 101);
 }
 
 }  // namespace

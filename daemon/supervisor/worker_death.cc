@@ -25,6 +25,7 @@ void read_status_page(const WorkerStatus& page, WorkerDeath& death) {
     }
     ExecutingAtDeath request;
     request.executor = i;
+    request.kind = static_cast<ExecutionKind>(executor.kind.load(std::memory_order_relaxed));
     request.model_id = executor.model_id.load(std::memory_order_relaxed);
     request.lane_id = executor.lane_id.load(std::memory_order_relaxed);
     request.channel_id = executor.channel_id.load(std::memory_order_relaxed);

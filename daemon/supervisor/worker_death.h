@@ -9,10 +9,11 @@
 
 namespace bucketd::supervisor {
 
-// One request that was executing when its worker died, as the status page says. Nothing here is
-// checked against channels or models yet.
+// One request, or operation on a session, that was executing when its worker died, as the status
+// page says. Nothing here is checked against channels, sessions or models yet.
 struct ExecutingAtDeath {
   std::uint32_t executor = 0;
+  ExecutionKind kind = ExecutionKind::kRequest;
   std::uint32_t model_id = 0;
   std::uint32_t lane_id = 0;
   std::uint64_t channel_id = 0;

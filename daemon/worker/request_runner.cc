@@ -88,6 +88,9 @@ Result<std::uint64_t> RequestRunner::execute(const Job& job, CompletionEntry& co
   }
   if (Status status = read_inputs(lane, job.entry); !status.ok()) return error(std::move(status));
   if (Status status = check_session(job); !status.ok()) return error(std::move(status));
+  if (job.session != nullptr && job.session->record != nullptr) {
+    job.session->record->count_request(job.taken_ns + completion.queue_ns);  // as it began
+  }
   const Plan* plan = nullptr;
   Result<std::unique_ptr<PreparedInputs>> prepared = prepare(lane, job.entry, plan);
   if (!prepared) return error(std::move(prepared.error()));
@@ -152,6 +155,11 @@ Status RequestRunner::check_session(const Job& job) const {
                   "session " + std::to_string(job.entry.session_handle) + " is one of " +
                       model_text(job.session->model->description()) + ", not of " +
                       model_text(model));
+  }
+  if (job.session->bound == nullptr) {
+    return Status(StatusCode::kUnavailable,
+                  model_text(model) + ": session " + std::to_string(job.entry.session_handle) +
+                      " is not bound yet; requests are taken once it is open");
   }
   return Status();
 }

@@ -35,6 +35,7 @@ class StatusPage {
     std::uint64_t user_data = 0;
     std::uint64_t session_handle = 0;
     std::uint64_t started_ns = 0;
+    ExecutionKind kind = ExecutionKind::kRequest;
   };
 
   void begin(std::size_t executor, const Execution& execution, std::uint32_t bucket) const {
@@ -46,6 +47,7 @@ class StatusPage {
     status.user_data.store(execution.user_data, std::memory_order_relaxed);
     status.session_handle.store(execution.session_handle, std::memory_order_relaxed);
     status.started_ns.store(execution.started_ns, std::memory_order_relaxed);
+    status.kind.store(static_cast<std::uint32_t>(execution.kind), std::memory_order_relaxed);
     // Release: pairs with the supervisor's acquire of `state`; it then sees the fields.
     status.state.store(static_cast<std::uint32_t>(ExecutorState::kExecuting),
                        std::memory_order_release);

@@ -67,8 +67,9 @@ class WorkerDeathTest : public ::testing::Test {
     std::_Exit(1);
   }
 
-  // In the child: a worker whose model dies while it resets session 7.
-  void reset_until_death() {
+  // In the child: a worker whose model dies of writing initial values to session 7: when that is
+  // bound, or when it is reset.
+  void initialise_until_death(bool initialises_at_once) {
     SupervisorEnd worker(
         [](const std::string& name) -> Result<std::unique_ptr<BucketModel>> {
           ModelDescription model = pad_model(name, {4});
@@ -80,15 +81,15 @@ class WorkerDeathTest : public ::testing::Test {
     worker.configure(1);
     EXPECT_EQ(worker.load_model(kCulprit, "culprit").type(), link::Body::ModelLoaded);
     const UniqueFd arena = std::move(*create_memfd("test-arena", 4096));
-    using flatbuffers::FlatBufferBuilder;
-    worker.answer_to(worker.send(
-        [](FlatBufferBuilder& builder) { return link::CreateMapArena(builder, 1, 4096); },
-        {arena.get()}));
-    worker.answer_to(worker.send([](FlatBufferBuilder& builder) {
-      return link::CreateBindSession(builder, 11, 7, kCulprit, 1,
-                                     builder.CreateVector(std::vector<std::uint64_t>{0}), false);
-    }));
-    worker.answer_to(worker.send([](FlatBufferBuilder& builder) {
+    worker.map_arena(1, arena, 4096);
+    worker.bind({.connection_id = 11,
+                 .handle = 7,
+                 .model_id = kCulprit,
+                 .arena_id = 1,
+                 .arena_bytes = 4096,
+                 .offsets = {0},
+                 .initialise = initialises_at_once});
+    worker.answer_to(worker.send([](flatbuffers::FlatBufferBuilder& builder) {
       return link::CreateOperateSession(builder, 11, 7, link::StateOperation::kReset);
     }));
     std::_Exit(1);
@@ -128,11 +129,20 @@ TEST_F(WorkerDeathTest, names_the_culprit_of_a_wild_write_among_several_that_exe
 }
 
 TEST_F(WorkerDeathTest, names_the_session_that_was_being_reset) {
-  EXPECT_DEATH(reset_until_death(), "");
+  EXPECT_DEATH(initialise_until_death(false), "");
   EXPECT_EQ(first_executor().state.load(), static_cast<std::uint32_t>(ExecutorState::kExecuting));
   EXPECT_EQ(first_executor().session_handle.load(), 7u);
   EXPECT_EQ(first_executor().model_id.load(), kCulprit);
   EXPECT_EQ(first_executor().channel_id.load(), 0u);
+  EXPECT_EQ(first_executor().kind.load(), static_cast<std::uint32_t>(ExecutionKind::kChange));
+}
+
+TEST_F(WorkerDeathTest, names_the_session_that_was_being_bound) {
+  EXPECT_DEATH(initialise_until_death(true), "");
+  EXPECT_EQ(first_executor().state.load(), static_cast<std::uint32_t>(ExecutorState::kExecuting));
+  EXPECT_EQ(first_executor().session_handle.load(), 7u);
+  EXPECT_EQ(first_executor().model_id.load(), kCulprit);
+  EXPECT_EQ(first_executor().kind.load(), static_cast<std::uint32_t>(ExecutionKind::kBind));
 }
 
 }  // namespace

@@ -5,6 +5,8 @@
 #include <atomic>
 #include <mutex>
 
+#include "daemon/link/session_record.h"
+#include "daemon/worker/monotonic_clock.h"
 #include "daemon/worker/testing/serving.h"
 #include "daemon/worker/testing/supervisor_end.h"
 
@@ -80,18 +82,21 @@ class WorkerOperationsTest : public ::testing::Test {
   }
 
   void map_arena(std::uint32_t id) {
-    const LinkMessage answer = worker.answer_to(worker.send(
-        [&](FlatBufferBuilder& builder) { return link::CreateMapArena(builder, id, kArenaBytes); },
-        {arena_fd.get()}));
-    EXPECT_EQ(answer.type(), link::Body::Acknowledged);
+    EXPECT_EQ(worker.map_arena(id, arena_fd, kArenaBytes).type(), link::Body::Acknowledged);
   }
   LinkMessage bind(std::uint64_t connection, std::uint64_t handle, std::uint64_t offset,
                    bool initialise) {
-    return worker.answer_to(worker.send([&](FlatBufferBuilder& builder) {
-      return link::CreateBindSession(builder, connection, handle, 5, 1,
-                                     builder.CreateVector(std::vector<std::uint64_t>{offset}),
-                                     initialise);
-    }));
+    return worker.bind(binding(connection, handle, offset, initialise));
+  }
+  static SupervisorEnd::Binding binding(std::uint64_t connection, std::uint64_t handle,
+                                        std::uint64_t offset, bool initialise) {
+    return {.connection_id = connection,
+            .handle = handle,
+            .model_id = 5,
+            .arena_id = 1,
+            .arena_bytes = kArenaBytes,
+            .offsets = {offset},
+            .initialise = initialise};
   }
   std::uint64_t release(std::uint64_t connection) {
     return worker.send([&](FlatBufferBuilder& builder) {
@@ -116,6 +121,10 @@ class WorkerOperationsTest : public ::testing::Test {
   }
   int state(std::uint64_t offset = 0) const {
     return std::to_integer<int>(static_cast<const std::byte*>(arena.get_address())[offset]);
+  }
+  const SessionRecord& record() const {
+    return *reinterpret_cast<const SessionRecord*>(
+        static_cast<const std::byte*>(arena.get_address()) + kArenaBytes - kSessionRecordBytes);
   }
   std::vector<int> states_seen() {
     const std::lock_guard lock(mutex);
@@ -156,6 +165,65 @@ TEST_F(WorkerOperationsTest, reset_truncate_and_copy_states) {
             link::Body::Acknowledged);
   EXPECT_EQ(state(0), 7);
   EXPECT_EQ(state(15), 7);
+}
+
+TEST_F(WorkerOperationsTest, binding_a_session_holds_up_nothing_but_that_session) {
+  ASSERT_EQ(bind(11, 8, 64, false).type(), link::Body::Acknowledged);
+  SubmissionEntry of_another{};
+  of_another.session_handle = 8;
+  lane.submit(0, 1, kInput, of_session());
+  lane.submit(1, 2, kInput, of_another);
+  ASSERT_TRUE(gate.wait_for_visitors(2));
+  // Both executors are busy. The control thread goes on: it writes no initial values itself.
+  const std::uint64_t bound = worker.send_bind(binding(11, 9, 128, true));
+  wait_until_handled();
+  EXPECT_FALSE(worker.has_message());
+  EXPECT_EQ(state(128), 0);
+  SubmissionEntry early{};
+  early.session_handle = 9;
+  lane.submit(2, 3, kInput, early);
+  wait_until_handled();
+  gate.open();
+  EXPECT_EQ(worker.answer_to(bound).type(), link::Body::Acknowledged);
+  wait_for_answers(lane, 3);
+  EXPECT_EQ(state(128), 101) << "a request that was taken before ran on other values";
+}
+
+TEST_F(WorkerOperationsTest, a_session_that_cannot_be_bound_may_be_bound_again) {
+  gate.open();
+  fails_to_initialise = true;
+  EXPECT_THAT(refusal_text(bind(11, 8, 64, true)), HasSubstr("the backend is out of order"));
+  fails_to_initialise = false;
+  EXPECT_EQ(bind(11, 8, 64, true).type(), link::Body::Acknowledged);
+  EXPECT_EQ(state(64), 100);
+}
+
+TEST_F(WorkerOperationsTest, requests_of_a_session_are_counted_in_its_record) {
+  gate.open();
+  EXPECT_EQ(record().requests.load(), 0u);
+  EXPECT_EQ(record().last_request_ns.load(), 0u);
+  const std::uint64_t before_ns = monotonic_ns();
+  for (int i = 0; i < 3; ++i) {
+    lane.submit(0, 1, kInput, of_session());
+    wait_for_answers(lane, 1);
+    EXPECT_EQ(record().requests.load(), static_cast<std::uint64_t>(i + 1)) << "answered before";
+  }
+  EXPECT_GE(record().last_request_ns.load(), before_ns);
+  EXPECT_LE(record().last_request_ns.load(), monotonic_ns());
+  // Operations are none; nor is what never ran.
+  EXPECT_EQ(worker.answer_to(operate(link::StateOperation::kReset)).type(),
+            link::Body::Acknowledged);
+  SubmissionEntry late = of_session();
+  late.deadline_ns = 1;
+  lane.submit(0, 1, kInput, late);
+  EXPECT_EQ(lane.wait()->status(), StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(record().requests.load(), 3u);
+  // It goes on where another incarnation of the worker, so to say, ended.
+  EXPECT_EQ(worker.answer_to(release(11)).type(), link::Body::Acknowledged);
+  ASSERT_EQ(bind(11, kHandle, 0, false).type(), link::Body::Acknowledged);
+  lane.submit(0, 1, kInput, of_session());
+  wait_for_answers(lane, 1);
+  EXPECT_EQ(record().requests.load(), 4u);
 }
 
 TEST_F(WorkerOperationsTest, refuses_what_cannot_be_done) {

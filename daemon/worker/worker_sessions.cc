@@ -8,6 +8,11 @@ namespace {
 
 using Offsets = flatbuffers::Vector<std::uint64_t>;
 
+bool lies_within(const StateArena& arena, std::uint64_t offset, std::uint64_t byte_count) {
+  return offset % kTensorAlignment == 0 && offset <= arena.size() &&
+         byte_count <= arena.size() - offset;
+}
+
 // Where a model's states lie in `arena`, one offset for each.
 Result<std::vector<TensorView>> place_states(const ModelDescription& model, const StateArena& arena,
                                              const Offsets* offsets) {
@@ -22,8 +27,7 @@ Result<std::vector<TensorView>> place_states(const ModelDescription& model, cons
     const StateSpec& state = model.states[s];
     const std::uint64_t offset = offsets->Get(static_cast<flatbuffers::uoffset_t>(s));
     const std::optional<std::uint64_t> bytes = state.shape.byte_size(state.dtype);
-    if (!bytes || offset % kTensorAlignment != 0 || offset > arena.size() ||
-        *bytes > arena.size() - offset) {
+    if (!bytes || !lies_within(arena, offset, *bytes)) {
       return error(StatusCode::kInvalidArgument,
                    "state '" + state.name + "' at offset " + std::to_string(offset) +
                        " does not lie aligned within a state arena of " +
@@ -112,32 +116,43 @@ Result<std::shared_ptr<Session>> Worker::make_session(const link::BindSession& m
                  session_text(handle) + " is bound for another connection" +
                      (is_same ? ", which uses its values" : ", of another model or elsewhere"));
   }
-  BucketModel& backend_model = *model->second->model;
-  if (message.initialise()) {
-    if (Status status = backend_model.initialise_states(*states); !status.ok()) {
-      return error(std::move(status));
-    }
+  if (!lies_within(**arena, message.record_offset(), kSessionRecordBytes)) {
+    return error(StatusCode::kInvalidArgument,
+                 session_text(handle) + ": its record does not lie aligned within its state arena");
   }
-  Result<std::unique_ptr<BoundStates>> bound = backend_model.bind_states(*states);
-  if (!bound) return error(std::move(bound.error()));
+  auto* const record = reinterpret_cast<SessionRecord*>((*arena)->data() + message.record_offset());
   return std::make_shared<Session>(handle, model->second, std::move(*arena), std::move(*states),
-                                   std::move(*bound));
+                                   record);
 }
 
 void Worker::bind_session(std::uint64_t request_id, const link::BindSession& message) {
   const std::uint64_t connection_id = message.connection_id();
   const Status bound_already(StatusCode::kAlreadyExists,
                              session_text(message.session_handle()) + " is bound already");
-  // Before anything is written into it.
   if (scheduler_->find_session(connection_id, message.session_handle()) != nullptr) {
     return outbox_.refuse(request_id, bound_already);
   }
   Result<std::shared_ptr<Session>> session = make_session(message);
   if (!session) return outbox_.refuse(request_id, session.error());
+  const bool is_bound = (*session)->is_bound.load(std::memory_order_relaxed);
   if (!scheduler_->add_session(connection_id, std::move(*session), gone_notice())) {
     return outbox_.refuse(request_id, bound_already);
   }
-  acknowledge(request_id);
+  // What is bound for another connection is not to wait for that one's requests.
+  if (is_bound) return acknowledge(request_id);
+  // The backend may take long over it, or die of it: that is for an executor, under its marks.
+  const auto operation = std::make_shared<SessionOperation>();
+  operation->kind = SessionOperation::Kind::kBind;
+  operation->connection_id = connection_id;
+  operation->session = scheduler_->find_session(connection_id, message.session_handle());
+  operation->initialises = message.initialise();
+  operation->answer = [this, request_id, connection_id,
+                       handle = message.session_handle()](const Status& status) {
+    if (status.ok()) return acknowledge(request_id);
+    scheduler_->remove_session(connection_id, handle);
+    outbox_.refuse(request_id, status);
+  };
+  scheduler_->operate(operation);
 }
 
 void Worker::release_session(std::uint64_t request_id, const link::ReleaseSession& message) {

@@ -7,7 +7,8 @@
 //   states: 0             float32 [length] each, of which length is the sequence dim; initially 100
 //   align: left           or right: where along it the positions in use lie
 //   operations: die       OperateSession kills the worker (but for kCopyOut); die_before: before
-//                         it is begun
+//                         it is begun; die_of_copies: only kCopyOut does
+//   bindings: <path>      BindSession kills the worker when this file exists (in kServe mode only)
 //   drain: ignore | exit (after its answer)
 //   drain_hold: <path>    Drain is answered when this file exists
 //   die_after_load: <path>  once, unless this file exists: loaded, it waits for the next message
@@ -44,6 +45,7 @@
 #include "common/memfd.h"
 #include "common/message_socket.h"
 #include "common/wire/model_wire.h"
+#include "daemon/link/session_record.h"
 #include "daemon/link/worker_status.h"
 #include "worker_generated.h"
 
@@ -78,7 +80,8 @@ Properties read_artifact(int fd) {
   Properties properties = {{"name", "unnamed"}, {"load", "ok"},         {"length", "16"},
                            {"states", "0"},     {"drain", "ok"},        {"hold", ""},
                            {"drain_hold", ""},  {"die_after_load", ""}, {"lanes", "ok"},
-                           {"arenas", "ok"},    {"align", "left"},      {"operations", "ok"}};
+                           {"arenas", "ok"},    {"align", "left"},      {"operations", "ok"},
+                           {"bindings", ""}};
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) {
     const std::size_t colon = line.find(": ");
@@ -134,6 +137,7 @@ struct Session {
   std::uint32_t arena_id = 0;
   std::vector<std::uint64_t> offsets;
   std::uint32_t model_id = 0;
+  std::uint64_t record_offset = 0;
 };
 
 class FakeWorker {
@@ -335,9 +339,26 @@ class FakeWorker {
     if (!arenas_.contains(bind.arena_id())) return refuse(id);
     Session session{
         bind.arena_id(), {bind.offsets()->begin(), bind.offsets()->end()}, bind.model_id()};
+    const std::string& fatal = models_.at(bind.model_id()).properties.at("bindings");
+    if (!fatal.empty() && ::access(fatal.c_str(), F_OK) == 0) {
+      die_at(bind.model_id(), bind.session_handle(), ExecutionKind::kBind);
+    }
+    session.record_offset = bind.record_offset();
     if (bind.initialise()) initialise(session);
     sessions_[{bind.connection_id(), bind.session_handle()}] = std::move(session);
     acknowledge(id);
+  }
+
+  // Dies as a worker does whose executor is at something of the session.
+  void die_at(std::uint32_t model_id, std::uint64_t session_handle, ExecutionKind kind) {
+    ExecutorStatus& executor = status().executors[0];
+    executor.model_id.store(model_id);
+    executor.lane_id.store(0);
+    executor.channel_id.store(0);
+    executor.session_handle.store(session_handle);
+    executor.kind.store(static_cast<std::uint32_t>(kind));
+    executor.state.store(1, std::memory_order_release);
+    die_by_fault();
   }
 
   std::size_t length_of(const Session& session) const {
@@ -362,14 +383,10 @@ class FakeWorker {
     const bool is_copy = operate.operation() == link::StateOperation::kCopyOut ||
                          operate.operation() == link::StateOperation::kCopyIn;
     if (is_copy && !arenas_.contains(operate.arena_id())) return refuse(id);
-    if (any_has("operations", "die") && operate.operation() != link::StateOperation::kCopyOut) {
-      ExecutorStatus& executor = status().executors[0];
-      executor.model_id.store(session.model_id);
-      executor.lane_id.store(0);
-      executor.channel_id.store(0);
-      executor.session_handle.store(operate.session_handle());
-      executor.state.store(1, std::memory_order_release);
-      die_by_fault();
+    const bool only_reads = operate.operation() == link::StateOperation::kCopyOut;
+    if (any_has("operations", only_reads ? "die_of_copies" : "die")) {
+      die_at(session.model_id, operate.session_handle(),
+             only_reads ? ExecutionKind::kCopyOut : ExecutionKind::kChange);
     }
     // Queued, so to say, and never begun.
     if (any_has("operations", "die_before")) die_by_fault();
@@ -424,6 +441,7 @@ class FakeWorker {
     executor.user_data.store(entry.user_data);
     executor.session_handle.store(entry.session_handle);
     executor.started_ns.store(monotonic_ns());
+    executor.kind.store(static_cast<std::uint32_t>(ExecutionKind::kRequest));
     executor.state.store(1, std::memory_order_release);
     lane.worker().submission_head.store(lane.head + 1, std::memory_order_release);
     wake_client(channel);
@@ -433,6 +451,9 @@ class FakeWorker {
     const auto session = sessions_.find({channel.connection_id, entry.session_handle});
     CompletionEntry completion{};
     if (session != sessions_.end()) {
+      auto* arena = static_cast<std::byte*>(arenas_.at(session->second.arena_id).get_address());
+      reinterpret_cast<SessionRecord*>(arena + session->second.record_offset)
+          ->count_request(monotonic_ns());
       *state(session->second) += 1.0F;
       std::memcpy(output, state(session->second), sizeof(float));
     } else if (entry.session_handle != 0) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -30,11 +31,17 @@ inline auto close_session(const std::string& id, bool keep_state = false) {
 }
 
 inline auto operate(const std::string& id, wire::SessionOperation operation,
-                    std::int64_t length = 0, std::int64_t current_length = -1) {
+                    std::int64_t length = 0, std::int64_t current_length = -1,
+                    bool stays_idle = false) {
   return [=](FlatBufferBuilder& builder) {
     return wire::CreateOperateSession(builder, builder.CreateString(id), operation, length,
-                                      current_length);
+                                      current_length, stays_idle);
   };
+}
+
+// Of a session that nobody has, which is not opened by it.
+inline auto operate_idle(const std::string& id, wire::SessionOperation operation) {
+  return operate(id, operation, 0, -1, true);
 }
 
 inline auto fork_session(const std::string& id) {
@@ -82,6 +89,23 @@ class SessionTest : public ::testing::Test {
     const std::optional<CompletionEntry> completion = lane.completion();
     if (!completion || completion->status != 0) return -1;
     return lane.output(*completion);
+  }
+  // Element `index` of the session's state.
+  static float element(ControlClient& client, const Session& session, std::uint64_t index = 0) {
+    const Received answer =
+        client.ask(read_state(session.id, 0, index * sizeof(float), sizeof(float)));
+    const wire::StateBytes* read = answer.message().body_as_StateBytes();
+    if (read == nullptr) throw std::runtime_error(answer.status().to_string());
+    float value = 0;
+    EXPECT_EQ(read->bytes()->size(), sizeof(value));
+    std::memcpy(&value, read->bytes()->data(), sizeof(value));
+    return value;
+  }
+  static const wire::SessionSummary* summary_of(const Received& list, const std::string& id) {
+    for (const wire::SessionSummary* summary : *list.message().body_as_SessionList()->sessions()) {
+      if (summary->session_id()->str() == id) return summary;
+    }
+    throw std::runtime_error("the session is not listed");
   }
   static std::uint32_t session_count(ControlClient& client) {
     return client.ask(kGetStatus).message().body_as_StatusReport()->sessions();

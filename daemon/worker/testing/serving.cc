@@ -102,11 +102,9 @@ std::unique_ptr<Serving::Client> Serving::connect(const std::shared_ptr<LoadedMo
 
 void Serving::add_session(const std::shared_ptr<LoadedModel>& model, std::uint64_t connection_id,
                           std::uint64_t handle, std::vector<TensorView> states, GoneNotice gone) {
-  std::unique_ptr<BoundStates> bound = must(model->model->bind_states(states));
-  const bool added = scheduler_->add_session(
-      connection_id,
-      std::make_shared<Session>(handle, model, nullptr, std::move(states), std::move(bound)),
-      std::move(gone));
+  auto session = std::make_shared<Session>(handle, model, nullptr, std::move(states), nullptr);
+  if (!session->bind(/*initialises=*/false).ok()) std::abort();
+  const bool added = scheduler_->add_session(connection_id, std::move(session), std::move(gone));
   if (!added) std::abort();
 }
 

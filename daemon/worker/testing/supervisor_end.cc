@@ -6,6 +6,8 @@
 
 #include <cstdlib>
 
+#include "daemon/link/session_record.h"
+
 namespace bucketd::testing {
 namespace {
 
@@ -136,6 +138,23 @@ void SupervisorEnd::open_lane(std::uint64_t channel_id, RingClient& client, Ring
   client.worker_socket.reset();
   const LinkMessage opened = ask_open_lane(channel_id, lane, 1, model_id);
   ASSERT_EQ(opened.type(), link::Body::LaneReady);
+}
+
+LinkMessage SupervisorEnd::map_arena(std::uint32_t arena_id, const UniqueFd& memfd,
+                                     std::uint64_t byte_size) {
+  return answer_to(send(
+      [&](flatbuffers::FlatBufferBuilder& builder) {
+        return link::CreateMapArena(builder, arena_id, byte_size);
+      },
+      {memfd.get()}));
+}
+
+std::uint64_t SupervisorEnd::send_bind(const Binding& binding) {
+  return send([&](flatbuffers::FlatBufferBuilder& builder) {
+    return link::CreateBindSession(builder, binding.connection_id, binding.handle, binding.model_id,
+                                   binding.arena_id, builder.CreateVector(binding.offsets),
+                                   binding.initialise, binding.arena_bytes - kSessionRecordBytes);
+  });
 }
 
 }  // namespace bucketd::testing

@@ -71,6 +71,19 @@ class SupervisorEnd {
                  std::uint32_t model_id);
   LinkMessage ask_open_lane(std::uint64_t channel_id, RingClientLane& lane, std::uint32_t lane_id,
                             std::uint32_t model_id);
+  LinkMessage map_arena(std::uint32_t arena_id, const UniqueFd& memfd, std::uint64_t byte_size);
+  // Its record lies in the last bytes of the arena, which has `arena_bytes`.
+  struct Binding {
+    std::uint64_t connection_id = 0;
+    std::uint64_t handle = 0;
+    std::uint32_t model_id = 0;
+    std::uint32_t arena_id = 0;
+    std::uint64_t arena_bytes = 0;
+    std::vector<std::uint64_t> offsets = {};
+    bool initialise = false;
+  };
+  std::uint64_t send_bind(const Binding& binding);
+  LinkMessage bind(const Binding& binding) { return answer_to(send_bind(binding)); }
 
   const WorkerStatus& status() const {
     return *static_cast<const WorkerStatus*>(page_.get_address());
