@@ -23,6 +23,16 @@ class InProcessModel {
   // Errors: INTERNAL with what LibTorch said.
   virtual Status run(std::span<const ConstTensorView> inputs) = 0;
 
+  // Makes tensors of these inputs and finds out what the kernel, and the preprocessor if there is
+  // one, make of them: for the calls below. The memory stays the caller's.
+  virtual Status use(std::span<const ConstTensorView> inputs) = 0;
+  // forward() on the tensors of use(): kernel, preprocessor, bucket.
+  virtual Status forward() = 0;
+  // The bucket alone, on padded inputs and sliced states that exist already.
+  virtual Status run_bucket() = 0;
+  // The bucket kernel alone, by the TorchScript interpreter.
+  virtual Status run_kernel() = 0;
+
   // Values of output `index` of the last run as float64, whole. For comparing answers.
   virtual std::vector<double> output(std::size_t index) const = 0;
 };

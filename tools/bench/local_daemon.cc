@@ -18,6 +18,7 @@
 
 #include "common/fd.h"
 #include "common/system_error.h"
+#include "tools/bench/cpu.h"
 
 namespace bucketd {
 namespace {
@@ -27,36 +28,41 @@ constexpr int kStopMilliseconds = 15000;
 
 }  // namespace
 
-Result<LocalDaemon> LocalDaemon::start(const std::filesystem::path& artifact,
-                                       const std::string& model) {
+Result<LocalDaemon> LocalDaemon::serving(const std::filesystem::path& artifact,
+                                         const std::string& model) {
+  std::error_code problem;
+  const std::filesystem::path absolute = std::filesystem::canonical(artifact, problem);
+  if (problem) {
+    return error(StatusCode::kNotFound, "'" + artifact.string() + "': " + problem.message());
+  }
+  return start({{"artifact_roots", {absolute.parent_path()}},
+                {"models", {{{"name", model}, {"path", absolute.filename()}}}}});
+}
+
+Result<LocalDaemon> LocalDaemon::start(nlohmann::json settings) {
   std::string pattern = std::filesystem::temp_directory_path() / "bucketd-bench-XXXXXX";
   if (::mkdtemp(pattern.data()) == nullptr) {
     return error(status_from_errno("make a temporary folder", errno));
   }
   LocalDaemon daemon{std::filesystem::path(pattern)};
 
-  std::error_code problem;
-  const std::filesystem::path absolute = std::filesystem::canonical(artifact, problem);
-  if (problem) {
-    return error(StatusCode::kNotFound, "'" + artifact.string() + "': " + problem.message());
-  }
-  const nlohmann::json config = {{"socket", {{"path", daemon.socket_path()}, {"mode", "0600"}}},
-                                 {"artifact_roots", {absolute.parent_path()}},
-                                 {"workers", {{{"first_core", 0}, {"cores", 1}}}},
-                                 {"models", {{{"name", model}, {"path", absolute.filename()}}}}};
+  settings["socket"] = {{"path", daemon.socket_path()}, {"mode", "0600"}};
+  if (!settings.contains("workers")) settings["workers"] = {{{"first_core", 0}, {"cores", 1}}};
   const std::string config_path = daemon.folder_ / "bucketd.yaml";
-  std::ofstream(config_path) << config.dump(2);  // JSON is YAML
+  std::ofstream(config_path) << settings.dump(2);  // JSON is YAML
 
   const std::string program =
       std::filesystem::read_symlink("/proc/self/exe").parent_path() / "bucketd";
   const UniqueFd log(
       ::open((daemon.folder_ / "log").c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
   const pid_t parent = ::getpid();
+  usable_cpus();
   daemon.pid_ = ::fork();
   if (daemon.pid_ < 0) return error(status_from_errno("start bucketd", errno));
   if (daemon.pid_ == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != parent) ::_exit(127);
+    unpin();
     ::dup2(log.get(), STDERR_FILENO);
     ::execl(program.c_str(), program.c_str(), "--config", config_path.c_str(), nullptr);
     ::_exit(127);

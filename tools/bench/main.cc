@@ -1,276 +1,126 @@
-// bucketd-bench: what a call through the daemon costs, beside the same artifact's forward() in this
-// process. Both sides alternate, call by call, so that what the machine does besides meets both.
-#include <sys/utsname.h>
-#include <unistd.h>
-
+// bucketd-bench: every figure by which bucketd is judged, each beside its baseline, in one run; or,
+// with an artifact, round trips through a daemon beside forward() of that file.
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
-#include <cmath>
-#include <cstdio>
-#include <fstream>
 #include <iostream>
-#include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "bucketd/client.h"
-#include "tools/bench/in_process.h"
-#include "tools/bench/local_daemon.h"
-#include "tools/bench/percentiles.h"
+#include "tools/bench/artifact_comparison.h"
+#include "tools/bench/bench_context.h"
+#include "tools/bench/cpu.h"
+#include "tools/bench/figures/figures.h"
+#include "tools/bench/report.h"
+#include "tools/bench/turn_process.h"
 
 namespace bucketd {
 namespace {
 
-using std::chrono::nanoseconds;
-
-constexpr const char* kLocalModel = "bench";
-// Answers further apart than this are an error: there is no use in timing two different things.
-constexpr double kTolerance = 1e-3;
-
 struct Arguments {
-  std::string artifact;
-  std::string socket;
-  std::string model;
-  std::string json_file;
-  std::string transport = "ring";
-  std::size_t calls = 1000;
-  double seconds = 5;
+  ComparisonOptions comparison;
   bool quick = false;
+  bool list = false;
+  std::vector<std::string> only;
+  std::string artifact_folder;
 };
 
-// One line of the table: inputs of these shapes.
-struct Case {
-  std::size_t bucket = 0;
-  std::vector<Shape> shapes;
-};
-
-struct Row {
-  Case what;
-  std::vector<nanoseconds> daemon;
-  std::vector<nanoseconds> in_process;
-};
-
-struct Inputs {
-  std::vector<std::vector<std::byte>> memory;
-  std::vector<ConstTensorView> views;
-};
-
-// Each bucket exactly filled, and three quarters full in the dimensions that it pads.
-std::vector<Case> cases_of(const ModelDescription& model) {
-  std::vector<Case> cases;
-  for (std::size_t b = 0; b < model.buckets.size(); ++b) {
-    const std::vector<Shape>& full = model.buckets[b].inputs;
-    std::vector<Shape> part = full;
-    for (std::size_t i = 0; model.checks_inputs && i < part.size(); ++i) {
-      for (std::size_t d = 0; d < part[i].rank(); ++d) {
-        const DimRange& range = model.accepted[i][d];
-        if (range.min < range.max) part[i][d] = std::max(range.min, full[i][d] * 3 / 4);
-      }
-    }
-    if (part != full) cases.push_back({b, part});
-    cases.push_back({b, full});
-  }
-  return cases;
+std::vector<Figure> chosen_figures(const std::vector<std::string>& only) {
+  std::vector<Figure> figures = all_figures();
+  if (only.empty()) return figures;
+  std::erase_if(figures, [&](const Figure& figure) {
+    return std::find(only.begin(), only.end(), figure.name) == only.end();
+  });
+  return figures;
 }
 
-// Ones: valid as token ids, masks and numbers alike.
-Inputs make_inputs(const ModelDescription& model, const std::vector<Shape>& shapes) {
-  Inputs inputs;
-  for (std::size_t i = 0; i < shapes.size(); ++i) {
-    const DType dtype = model.inputs[i].dtype;
-    const std::size_t size = dtype_size_bytes(dtype);
-    std::uint64_t one = 1;  // little-endian integers and bool
-    if (dtype == DType::kFloat16) one = 0x3C00;
-    if (dtype == DType::kBfloat16) one = 0x3F80;
-    if (dtype == DType::kFloat32) one = 0x3F800000;
-    if (dtype == DType::kFloat64) one = 0x3FF0000000000000;
-    std::vector<std::byte> data(*shapes[i].byte_size(dtype));
-    for (std::size_t at = 0; at < data.size(); at += size) std::memcpy(&data[at], &one, size);
-    inputs.memory.push_back(std::move(data));
-    inputs.views.push_back({dtype, shapes[i], inputs.memory.back().data()});
+Status run_figures(const Arguments& arguments) {
+  BenchContext context(
+      {.quick = arguments.quick,
+       .artifact_folder = std::filesystem::absolute(
+           arguments.artifact_folder.empty() ? program_folder().parent_path() / "bench-artifacts"
+                                             : std::filesystem::path(arguments.artifact_folder))});
+  const std::vector<Figure> figures = chosen_figures(arguments.only);
+  std::vector<std::string> artifacts;
+  for (const Figure& figure : figures) {
+    artifacts.insert(artifacts.end(), figure.artifacts.begin(), figure.artifacts.end());
   }
-  return inputs;
-}
-
-Result<Reply> call_daemon(Model& model, const std::vector<Shape>& shapes, const Inputs& inputs) {
-  Result<Request> request = model.new_request(shapes);
-  if (!request) return error(request.error());
-  for (std::size_t i = 0; i < inputs.memory.size(); ++i) {
-    request->raw_input(i).copy_from(inputs.memory[i]);
-  }
-  return std::move(*request).run();
-}
-
-// Largest difference of the whole outputs, where both are float32 or float64.
-Result<double> compare_answers(Model& model, InProcessModel& local, const Case& what,
-                               const Inputs& inputs) {
-  const Result<Reply> reply = call_daemon(model, what.shapes, inputs);
-  if (!reply) return error(reply.error());
-  if (Status s = local.run(inputs.views); !s.ok()) return error(s);
-  double largest = 0;
-  for (std::size_t o = 0; o < reply->output_count(); ++o) {
-    if (reply->raw_full_output(o).dtype != DType::kFloat32) continue;
-    const std::vector<float> answer = reply->full_output<float>(o).to_vector();
-    const std::vector<double> expected = local.output(o);
-    if (answer.size() != expected.size()) {
-      return error(StatusCode::kInternal, "output " + std::to_string(o) +
-                                              " has another size in the daemon than in-process");
-    }
-    for (std::size_t i = 0; i < answer.size(); ++i) {
-      largest = std::max(largest, std::fabs(answer[i] - expected[i]));
+  if (Status status = context.make_artifacts(artifacts); !status.ok()) return status;
+  std::vector<FigureRow> all;
+  print_table_head();
+  for (const Figure& figure : figures) {
+    Result<std::vector<FigureRow>> rows =
+        usable_cpus().size() < figure.cpus
+            ? std::vector<FigureRow>{skipped_row(figure,
+                                                 "needs " + std::to_string(figure.cpus) + " CPUs")}
+            : figure.measure(context, figure);
+    if (!rows) return rows.error().with_context(figure.name);
+    for (const FigureRow& row : *rows) {
+      print_row(row);
+      all.push_back(row);
     }
   }
-  return largest;
+  print_summary(all);
+  if (arguments.comparison.json_file.empty()) return {};
+  return write_report(arguments.comparison.json_file, all, arguments.quick);
 }
 
-Result<Row> measure(Model& model, InProcessModel& local, const Case& what,
-                    const Arguments& arguments) {
-  const Inputs inputs = make_inputs(model.description(), what.shapes);
-  // LibTorch specialises a graph in its first calls, the client learns the plan in its first.
-  for (int warm_up = 0; warm_up < 3; ++warm_up) {
-    const Result<double> difference = compare_answers(model, local, what, inputs);
-    if (!difference) return error(difference.error());
-    if (!(*difference <= kTolerance)) {
-      return error(StatusCode::kInternal,
-                   "daemon and in-process answers differ by " + std::to_string(*difference));
-    }
-  }
-  Row row{what, {}, {}};
-  const auto started = std::chrono::steady_clock::now();
-  const auto limit = std::chrono::duration<double>(arguments.seconds);
-  for (std::size_t i = 0; i < arguments.calls; ++i) {
-    const auto before = std::chrono::steady_clock::now();
-    const Result<Reply> reply = call_daemon(model, what.shapes, inputs);
-    const auto between = std::chrono::steady_clock::now();
-    if (!reply) return error(reply.error());
-    const auto before_local = std::chrono::steady_clock::now();
-    if (Status s = local.run(inputs.views); !s.ok()) return error(s);
-    const auto after = std::chrono::steady_clock::now();
-    row.daemon.push_back(between - before);
-    row.in_process.push_back(after - before_local);
-    if (i >= 20 && after - started > limit) break;
-  }
-  return row;
-}
-
-std::string shapes_text(const std::vector<Shape>& shapes) {
-  std::string text;
-  for (const Shape& shape : shapes) text += (text.empty() ? "" : " ") + shape.to_string();
-  return text;
-}
-
-double microseconds(nanoseconds time) { return static_cast<double>(time.count()) / 1000; }
-
-void print_row(const Row& row) {
-  const double daemon = microseconds(percentile(row.daemon, 50));
-  const double local = microseconds(percentile(row.in_process, 50));
-  std::printf("%6zu  %5zu  %10.1f  %10.1f  %10.1f  %10.1f  %9.3f  %s\n", row.what.bucket,
-              row.daemon.size(), daemon, microseconds(percentile(row.daemon, 99)), local,
-              microseconds(percentile(row.in_process, 99)), daemon / local,
-              shapes_text(row.what.shapes).c_str());
-  std::fflush(stdout);
-}
-
-nlohmann::json row_json(const Row& row) {
-  nlohmann::json shapes = nlohmann::json::array();
-  for (const Shape& shape : row.what.shapes) {
-    shapes.push_back(std::vector<std::int64_t>(shape.dims().begin(), shape.dims().end()));
-  }
-  const auto side = [](const std::vector<nanoseconds>& samples) {
-    return nlohmann::json{{"p50_us", microseconds(percentile(samples, 50))},
-                          {"p99_us", microseconds(percentile(samples, 99))}};
-  };
-  return {{"bucket", row.what.bucket},
-          {"inputs", shapes},
-          {"calls", row.daemon.size()},
-          {"daemon", side(row.daemon)},
-          {"in_process", side(row.in_process)},
-          {"ratio_p50", microseconds(percentile(row.daemon, 50)) /
-                            microseconds(percentile(row.in_process, 50))}};
-}
-
-nlohmann::json machine_json() {
-  utsname system{};
-  ::uname(&system);
-  return {{"cpus", ::sysconf(_SC_NPROCESSORS_ONLN)}, {"kernel", system.release}};
-}
-
-Status run(const Arguments& arguments) {
-  Result<std::unique_ptr<InProcessModel>> local = load_in_process(arguments.artifact, 1);
-  if (!local) return local.error();
-
-  std::optional<LocalDaemon> daemon;
-  if (arguments.socket.empty()) {
-    Result<LocalDaemon> started = LocalDaemon::start(arguments.artifact, kLocalModel);
-    if (!started) return started.error();
-    daemon.emplace(std::move(*started));
-  }
-  Result<Client> client = Client::connect(
-      {.socket_path = daemon ? daemon->socket_path() : arguments.socket,
-       .transport = arguments.transport == "stream" ? Transport::kStream : Transport::kRing,
-       .connect_timeout = std::chrono::seconds(60),
-       .reconnect_timeout = std::chrono::minutes(5),
-       .name = "bucketd-bench"});
-  if (!client) return client.error().with_context(daemon ? daemon->log() : "");
-  Result<Model> model = client->open(daemon ? kLocalModel : arguments.model);
-  if (!model) return model.error();
-
-  std::printf("%s, %s transport; times in us, one core and one thread on either side\n",
-              arguments.artifact.c_str(), arguments.transport.c_str());
-  std::printf("bucket  calls  daemon p50  daemon p99   local p50   local p99  p50 ratio  inputs\n");
-  nlohmann::json rows = nlohmann::json::array();
-  for (const Case& what : cases_of(model->description())) {
-    const Result<Row> row = measure(*model, **local, what, arguments);
-    if (!row) return row.error().with_context("inputs " + shapes_text(what.shapes));
-    print_row(*row);
-    rows.push_back(row_json(*row));
-  }
-  if (!arguments.json_file.empty()) {
-    const nlohmann::json report = {{"artifact", arguments.artifact},
-                                   {"transport", arguments.transport},
-                                   {"machine", machine_json()},
-                                   {"rows", rows}};
-    if (!(std::ofstream(arguments.json_file) << report.dump(2) << "\n")) {
-      return {StatusCode::kInvalidArgument, "cannot write '" + arguments.json_file + "'"};
-    }
-  }
-  return {};
+std::vector<std::string> figure_names() {
+  std::vector<std::string> names;
+  for (const Figure& figure : all_figures()) names.push_back(figure.name);
+  return names;
 }
 
 int bench_main(int argc, char** argv) {
   Arguments arguments;
-  CLI::App app("Times calls through bucketd beside forward() of the same artifact in this process.",
-               "bucketd-bench");
-  app.add_option("ARTIFACT", arguments.artifact, "a bucket model's TorchScript file")
-      ->required()
-      ->check(CLI::ExistingFile);
-  CLI::Option* socket = app.add_option("--socket", arguments.socket,
-                                       "a daemon that runs already [default: starts its own]");
-  app.add_option("--model", arguments.model, "the artifact's name in that daemon")->needs(socket);
-  app.add_option("--transport", arguments.transport, "ring or stream")
+  ComparisonOptions& comparison = arguments.comparison;
+  CLI::App app(
+      "Measures every figure of bucketd beside its baseline; with an artifact, calls through a "
+      "daemon beside forward() of that file in this process.",
+      "bucketd-bench");
+  app.add_flag("--quick", arguments.quick, "everything in less than a minute, roughly");
+  app.add_option("--json", comparison.json_file, "also write the figures to this file");
+  app.add_option("--only", arguments.only, "these figures, separated by commas")
+      ->delimiter(',')
+      ->check(CLI::IsMember(figure_names()));
+  app.add_flag("--list", arguments.list, "name the figures and end");
+  app.add_option("--artifacts", arguments.artifact_folder,
+                 "where the figures' artifacts are, or are made [default: bench-artifacts in the "
+                 "build folder]");
+  CLI::Option* artifact = app.add_option("ARTIFACT,--artifact", comparison.artifact,
+                                         "a bucket model's TorchScript file")
+                              ->check(CLI::ExistingFile);
+  CLI::Option* socket = app.add_option("--socket", comparison.socket,
+                                       "a daemon that runs already [default: starts its own]")
+                            ->needs(artifact);
+  app.add_option("--model", comparison.model, "the artifact's name in that daemon")->needs(socket);
+  app.add_option("--transport", comparison.transport, "ring or stream")
       ->capture_default_str()
-      ->check(CLI::IsMember({"ring", "stream"}));
-  app.add_option("--calls", arguments.calls, "most calls of a row")
+      ->check(CLI::IsMember({"ring", "stream"}))
+      ->needs(artifact);
+  app.add_option("--calls", comparison.calls, "most calls of a row")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  app.add_option("--seconds", arguments.seconds, "about how long a row may take")
+      ->check(CLI::PositiveNumber)
+      ->needs(artifact);
+  app.add_option("--seconds", comparison.seconds, "about how long a row may take")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  app.add_flag("--quick", arguments.quick, "at most 30 calls a row");
-  app.add_option("--json", arguments.json_file, "also write the figures to this file");
+      ->check(CLI::PositiveNumber)
+      ->needs(artifact);
   try {
     app.parse(argc, argv);
-    if (!arguments.socket.empty() && arguments.model.empty()) {
+    if (!comparison.socket.empty() && comparison.model.empty()) {
       throw CLI::ValidationError("--socket", "needs --model");
     }
   } catch (const CLI::ParseError& problem) {
     return app.exit(problem) == 0 ? 0 : 2;
   }
-  if (arguments.quick) arguments.calls = std::min<std::size_t>(arguments.calls, 30);
-  const Status status = run(arguments);
+  if (arguments.list) {
+    for (const std::string& name : figure_names()) std::cout << name << "\n";
+    return 0;
+  }
+  // At most 30 calls a row.
+  if (arguments.quick) comparison.calls = std::min<std::size_t>(comparison.calls, 30);
+  const Status status =
+      comparison.artifact.empty() ? run_figures(arguments) : compare_artifact(comparison);
   if (status.ok()) return 0;
   std::cerr << "bucketd-bench: " << status.to_string() << "\n";
   return 1;
