@@ -11,6 +11,7 @@
 #include <optional>
 #include <type_traits>
 
+#include "bucketd/model_description.h"
 #include "bucketd/shape.h"
 #include "bucketd/status.h"
 
@@ -52,6 +53,9 @@ struct ClientPage {
   alignas(kIndexAlignment) std::atomic<std::uint32_t> doorbell;
   // A Wakeup: how the client sleeps.
   alignas(kIndexAlignment) std::atomic<std::uint32_t> waiting;
+  // A hint: the CPU that the client submitted from last, plus one. The worker does not stay awake
+  // on the CPU that its client needs.
+  std::atomic<std::uint32_t> cpu;
 };
 
 // First page of a channel, region B: the worker writes, the client maps it read-only; the
@@ -63,6 +67,8 @@ struct WorkerPage {
   std::uint64_t worker_incarnation;
   // A Wakeup: how the worker sleeps.
   alignas(kIndexAlignment) std::atomic<std::uint32_t> need_wakeup;
+  // A hint: the CPU that the channel's last request was executed on, plus one.
+  std::atomic<std::uint32_t> cpu;
   // Futex word of the client. The worker adds one for each batch of completions.
   alignas(kIndexAlignment) std::atomic<std::uint32_t> signal;
   // Non-zero: no completion will come any more; the control connection says why.
@@ -82,6 +88,9 @@ struct LaneWorkerHeader {
   alignas(kIndexAlignment) std::atomic<std::uint64_t> submission_head;
   // Non-zero: the lane's model is gone (unloaded or replaced) or its worker is dead.
   alignas(kIndexAlignment) std::atomic<std::uint32_t> closed;
+  // A hint: how long a request that runs in that bucket is expected to execute, in nanoseconds; 0:
+  // none has run yet.
+  alignas(kIndexAlignment) std::atomic<std::uint64_t> expected_ns[kMaxBuckets];
 };
 
 enum class SubmissionKind : std::uint8_t {
@@ -119,7 +128,8 @@ struct CompletionEntry {
   std::uint32_t message_bytes;  // UTF-8 text at the start of the output slot, on failure
   std::uint64_t queue_ns;       // from being taken out of the ring to execution
   std::uint64_t execute_ns;     // kernel, bucket and copies
-  std::uint64_t reserved[2];
+  std::uint64_t finished_ns;    // CLOCK_MONOTONIC, when it was executed; 0: it was not
+  std::uint64_t reserved;
 };
 static_assert(sizeof(CompletionEntry) == 64);
 inline constexpr std::uint32_t kNoBucket = 0xFFFFFFFF;

@@ -13,15 +13,6 @@ using Clock = std::chrono::steady_clock;
 
 bool has_passed(Deadline deadline) { return deadline && Clock::now() >= *deadline; }
 
-// Lets the other hyperthread run, in a loop that looks for something.
-void pause_processor() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
 Status damaged(const Lane& lane, const std::string& what) {
   return Status(StatusCode::kInternal,
                 "model '" + lane.model().name + "': the worker's answer is damaged: " + what);
@@ -31,7 +22,10 @@ Status damaged(const Lane& lane, const std::string& what) {
 
 Channel::Channel(std::uint64_t id, std::weak_ptr<ControlConnection> connection,
                  std::chrono::microseconds spin)
-    : id_(id), generation_(fork_generation()), connection_(std::move(connection)), spin_(spin) {}
+    : id_(id),
+      generation_(fork_generation()),
+      connection_(std::move(connection)),
+      spin_budget_(static_cast<std::uint64_t>(std::chrono::nanoseconds(spin).count())) {}
 
 void Channel::add_lane(Lane& lane) {
   const std::lock_guard lock(mutex_);
@@ -79,6 +73,7 @@ Status Channel::submit(InFlight& request) {
     ++request.use;
     request.order = ++request.lane->submissions;
     request.state.store(SlotState::kSubmitted, std::memory_order_relaxed);
+    expect_answer_locked(request);
     push_locked(request);
   }
   notify_peer();
@@ -135,28 +130,36 @@ bool Channel::wait_locked(std::unique_lock<std::mutex>& lock, Waiter& waiter, De
 
 void Channel::lead(std::unique_lock<std::mutex>& lock, Waiter& waiter, Deadline deadline,
                    const auto& done) {
-  if (spin_.count() > 0) {
-    const Clock::time_point spin_end = Clock::now() + spin_;
-    while (!done() && Clock::now() < spin_end) {
-      lock.unlock();
-      pause_processor();
-      lock.lock();
-      collect_for_locked(&waiter);
-    }
+  if (comes_soon_locked(waiter) && !shares_cpu_with_peer()) {
+    const std::chrono::nanoseconds budget(spin_budget_.take());
+    if (budget.count() > 0) spin_budget_.note(look_for(lock, waiter, budget, done));
   }
+  std::optional<Forecast::Window> window = window_locked(waiter);
   while (!done() && !has_passed(deadline)) {
     arm_locked();
     collect_for_locked(&waiter);
     Lane* const silent = silent_lane_locked();
     const Clock::time_point before = Clock::now();
     if (!done() && silent == nullptr) {
-      const Clock::time_point longest = before + kLongestSleep;
+      Clock::time_point until = before + kLongestSleep;
+      if (deadline) until = std::min(until, *deadline);
+      if (window) until = std::min(until, window->from);
       lock.unlock();
-      sleep(deadline ? std::min(*deadline, longest) : longest, waiter.lane_for_slot != nullptr);
+      if (until > before) sleep(until, waiter.lane_for_slot != nullptr);
       lock.lock();
     }
     disarm_locked();
     collect_for_locked(&waiter);
+    if (const Clock::time_point now = Clock::now(); window && (done() || now >= window->from)) {
+      Forecast& forecast = waiter.request->lane->forecast;
+      // An answer that came before its window cost a wake-up and no looking.
+      if (!done()) {
+        if (before < window->from) forecast.note_oversleep(now - window->from);
+        const bool found = now < window->until && look_for(lock, waiter, window->until - now, done);
+        forecast.note_window(found);
+      }
+      window.reset();
+    }
     if (done()) return;
     if (silent != nullptr) {
       std::shared_ptr<Lane> keep = silent->weak_from_this().lock();
@@ -171,6 +174,59 @@ void Channel::lead(std::unique_lock<std::mutex>& lock, Waiter& waiter, Deadline 
       lock.lock();
     }
   }
+}
+
+bool Channel::comes_soon_locked(const Waiter& waiter) const {
+  if (spin_budget_.limit_ns() == 0) return false;
+  // A slot that somebody else of this process has to give back is nothing to look for.
+  if (waiter.request == nullptr) return false;
+  const std::chrono::nanoseconds limit(spin_budget_.limit_ns());
+  const InFlight& request = *waiter.request;
+  return request.expected.count() == 0 ||
+         request.submitted_at + request.expected < Clock::now() + limit;
+}
+
+std::optional<Forecast::Window> Channel::window_locked(const Waiter& waiter) const {
+  if (spin_budget_.limit_ns() == 0 || waiter.request == nullptr) return std::nullopt;
+  const InFlight& request = *waiter.request;
+  if (request.is_over() || request.expected.count() == 0 || shares_cpu_with_peer()) {
+    return std::nullopt;
+  }
+  return request.lane->forecast.window(request.submitted_at, request.expected);
+}
+
+bool Channel::look_for(std::unique_lock<std::mutex>& lock, Waiter& waiter,
+                       std::chrono::nanoseconds duration, const auto& done) {
+  StayAwake awake(static_cast<std::uint64_t>(duration.count()));
+  bool goes_on = true;
+  while (!done() && goes_on) {
+    lock.unlock();
+    goes_on = awake.goes_on();
+    lock.lock();
+    collect_for_locked(&waiter);
+  }
+  return done() && !awake.lost_cpu();
+}
+
+void Channel::expect_answer_locked(InFlight& request) {
+  const Lane& lane = *request.lane;
+  request.expected =
+      lane.expected_execution(request.plan ? request.plan->bucket : lane.last_bucket);
+  request.submitted_at = Clock::now();
+}
+
+void Channel::learn_locked(Lane& lane, const InFlight& request, const CompletionEntry& entry) {
+  if (entry.status != static_cast<std::uint32_t>(StatusCode::kOk)) return;
+  lane.last_bucket = entry.bucket;
+  if (request.expected.count() == 0) return;
+  const Clock::time_point finished{std::chrono::nanoseconds(entry.finished_ns)};
+  // Another clock's time, in a time namespace, teaches nothing.
+  if (finished < request.submitted_at || finished > Clock::now() ||
+      std::chrono::nanoseconds(entry.execute_ns) > finished - request.submitted_at) {
+    return;
+  }
+  lane.forecast.note_answer(request.submitted_at, request.expected,
+                            std::chrono::nanoseconds(entry.execute_ns), finished);
 }
 
 void Channel::collect() {
@@ -212,6 +268,7 @@ bool Channel::complete_locked(Lane& lane, const CompletionEntry& entry,
     finish_abandoned_locked(request);
     return true;
   }
+  learn_locked(lane, request, entry);
   request.completion = entry;
   request.output_bytes = output_bytes;
   finish_locked(request, SlotState::kDone);

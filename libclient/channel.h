@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "bucketd/status.h"
+#include "common/spin_budget.h"
 #include "libclient/lane.h"
 #include "libclient/poll_set.h"
 
@@ -66,6 +67,9 @@ class Channel {
   virtual bool peer_closed() const = 0;
   // Whether waking the worker will take a system call.
   virtual bool peer_sleeps() const = 0;
+  // Whether the worker ran last on the CPU that this thread runs on: looking would keep it from
+  // running. A hint.
+  virtual bool shares_cpu_with_peer() const = 0;
   // Whether every look at the transport is a system call.
   virtual bool is_polled_by_system_calls() const = 0;
 
@@ -158,6 +162,15 @@ class Channel {
                    const auto& done);
   void lead(std::unique_lock<std::mutex>& lock, Waiter& waiter, Deadline deadline,
             const auto& done);
+  // Whether the answer may come within what this side spends on looking.
+  // Notes when the answer may come, and when it came.
+  static void expect_answer_locked(InFlight& request);
+  static void learn_locked(Lane& lane, const InFlight& request, const CompletionEntry& entry);
+  bool comes_soon_locked(const Waiter& waiter) const;
+  std::optional<Forecast::Window> window_locked(const Waiter& waiter) const;
+  // Looks itself, without sleeping. True if it found what it waits for and kept its CPU.
+  bool look_for(std::unique_lock<std::mutex>& lock, Waiter& waiter,
+                std::chrono::nanoseconds duration, const auto& done);
   // Takes completions on behalf of `waiter` (null: of nobody), and tells the event loop of others'.
   void collect_for_locked(const Waiter* waiter);
   // The channel, or `lane`, is closed in the transport: hears why, without the mutex.
@@ -174,7 +187,7 @@ class Channel {
   const std::uint64_t id_;
   const std::uint64_t generation_;
   const std::weak_ptr<ControlConnection> connection_;
-  const std::chrono::microseconds spin_;
+  SpinBudget spin_budget_;  // guarded by mutex_
 
   std::atomic<bool> closed_{false};
   Status closed_status_;                 // guarded by mutex_

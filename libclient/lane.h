@@ -23,6 +23,7 @@
 #include "bucketd/status.h"
 #include "common/channel_layout.h"
 #include "libclient/completion_check.h"
+#include "libclient/forecast.h"
 #include "libclient/plan_cache.h"
 #include "libclient/request_layout.h"
 
@@ -52,8 +53,10 @@ struct InFlight {
   std::atomic<SlotState> state{SlotState::kFree};
   std::uint32_t use = 0;  // grows with every submission, the upper half of user_data
   CompletionEntry completion{};
-  std::uint64_t order = 0;         // of this submission, among all of the lane
-  std::uint64_t output_bytes = 0;  // of the output slot that hold this answer
+  std::uint64_t order = 0;  // of this submission, among all of the lane
+  std::chrono::steady_clock::time_point submitted_at;
+  std::chrono::nanoseconds expected{0};  // to execute; 0: not known
+  std::uint64_t output_bytes = 0;        // of the output slot that hold this answer
   Status failure;
 
   // --- of the handle that holds it ---
@@ -130,12 +133,16 @@ class Lane : public std::enable_shared_from_this<Lane> {
   virtual Status prepare_slot(std::uint32_t slot) = 0;
   // Whether the worker says in shared memory that the lane is over.
   virtual bool peer_closed() const = 0;
+  // How long the worker expects a request of that bucket to execute; 0: it does not say. A hint.
+  virtual std::chrono::nanoseconds expected_execution(std::uint32_t bucket) const = 0;
 
   // --- guarded by the channel ---
   std::vector<InFlight> slots;
   std::vector<std::uint32_t> free_slots;  // the last one was used last and is warm
   PlanCache plans;
-  std::uint64_t submissions = 0;    // so far
+  std::uint64_t submissions = 0;          // so far
+  std::uint32_t last_bucket = kNoBucket;  // of the last answer
+  Forecast forecast;
   std::atomic<bool> closed{false};  // may be read without
   bool closed_by_daemon = false;
   Status closed_status;

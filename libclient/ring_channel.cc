@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <climits>
@@ -14,6 +15,7 @@
 #include <utility>
 
 #include "common/futex.h"
+#include "common/spin_budget.h"
 #include "libclient/full_fence.h"
 #include "libclient/poll_wait.h"
 
@@ -68,6 +70,10 @@ bool RingChannel::peer_sleeps() const {
          static_cast<std::uint32_t>(Wakeup::kNone);
 }
 
+bool RingChannel::shares_cpu_with_peer() const {
+  return worker_page_.cpu.load(std::memory_order_relaxed) == current_cpu_mark();
+}
+
 void RingChannel::push_locked(InFlight& request) {
   SubmissionEntry entry{};
   entry.user_data = request.user_data();
@@ -79,6 +85,7 @@ void RingChannel::push_locked(InFlight& request) {
   entry.kind =
       static_cast<std::uint8_t>(request.plan ? SubmissionKind::kPadded : SubmissionKind::kRaw);
   entry.priority = request.priority;
+  client_page_.cpu.store(current_cpu_mark(), std::memory_order_relaxed);
   static_cast<RingLane*>(request.lane)->push(entry);
 }
 
@@ -250,6 +257,14 @@ std::byte* RingLane::input_slot(std::uint32_t slot) {
 
 const std::byte* RingLane::output_slot(std::uint32_t slot) const {
   return region_b_.data() + layout().output_slot_offset(slot);
+}
+
+std::chrono::nanoseconds RingLane::expected_execution(std::uint32_t bucket) const {
+  if (bucket >= model().buckets.size()) return std::chrono::nanoseconds(0);
+  const std::uint64_t expected = worker_.expected_ns[bucket].load(std::memory_order_relaxed);
+  // Whatever stands there, sums with it do not overflow.
+  constexpr std::uint64_t kMost = 3'600'000'000'000;
+  return std::chrono::nanoseconds(std::min(expected, kMost));
 }
 
 bool RingLane::peer_closed() const { return worker_.closed.load(std::memory_order_acquire) != 0; }

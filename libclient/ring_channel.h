@@ -28,6 +28,7 @@ class RingChannel final : public Channel {
 
   bool peer_closed() const override;
   bool peer_sleeps() const override;
+  bool shares_cpu_with_peer() const override;
   bool is_polled_by_system_calls() const override { return false; }
   void enable_poll(std::shared_ptr<PollSet> poll_set) override;
   void dispatch() override;
@@ -81,6 +82,7 @@ class RingLane final : public Lane {
   const std::byte* output_slot(std::uint32_t slot) const override;
   Status prepare_slot(std::uint32_t) override { return Status(); }
   bool peer_closed() const override;
+  std::chrono::nanoseconds expected_execution(std::uint32_t bucket) const override;
 
   // --- with the channel's mutex ---
   void push(const SubmissionEntry& entry);

@@ -28,6 +28,7 @@ class StreamChannel final : public Channel {
 
   bool peer_closed() const override { return ended_.load(std::memory_order_acquire); }
   bool peer_sleeps() const override { return true; }
+  bool shares_cpu_with_peer() const override { return false; }
   bool is_polled_by_system_calls() const override { return true; }
   void enable_poll(std::shared_ptr<PollSet> poll_set) override;
   void dispatch() override;
@@ -86,6 +87,9 @@ class StreamLane final : public Lane {
   std::byte* writable_output_slot(std::uint32_t slot) { return memory_[slot].output; }
   Status prepare_slot(std::uint32_t slot) override;
   bool peer_closed() const override { return false; }
+  std::chrono::nanoseconds expected_execution(std::uint32_t) const override {
+    return std::chrono::nanoseconds(0);
+  }
 
  private:
   struct Free {

@@ -87,7 +87,7 @@ struct CrashConfiguration {
 enum class WakeupChoice { kAuto, kFutex, kSocket };
 struct WakeupConfiguration {
   WakeupChoice policy = WakeupChoice::kAuto;
-  std::uint32_t spin_us = 0;
+  std::uint32_t spin_us = 100;
 };
 
 enum class LogTarget { kAuto, kStderr, kJournal };

@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 
 #include "common/futex.h"
+#include "common/spin_budget.h"
 
 namespace bucketd {
 namespace {
@@ -43,6 +44,7 @@ void RingChannel::send_byte() {
 }
 
 void RingChannel::wake_client() {
+  worker_page().cpu.store(current_cpu_mark(), std::memory_order_relaxed);
   // (W2) Pairs with (C2) of the client, which stores `waiting`, fences, and looks into the rings:
   // either it sees the completion, or this load sees that it sleeps.
   std::atomic_thread_fence(std::memory_order_seq_cst);

@@ -73,6 +73,8 @@ class RingChannel : public Channel {
 
   const std::atomic<std::uint32_t>& doorbell() const { return client_page().doorbell; }
   std::atomic<std::uint32_t>& need_wakeup() { return worker_page().need_wakeup; }
+  // What ClientPage::cpu says: whatever the client wrote there.
+  std::uint32_t client_cpu() const { return client_page().cpu.load(std::memory_order_relaxed); }
   int socket() const { return socket_.get(); }
 
   // To be called after completions were published: wakes the client if it says that it sleeps.

@@ -72,7 +72,15 @@ RingLane::RingLane(std::shared_ptr<RingChannel> channel, std::uint32_t id,
       ring_channel_(*channel),  // held by Lane
       layout_(layout),
       region_a_(std::move(region_a)),
-      region_b_(std::move(region_b)) {}
+      region_b_(std::move(region_b)) {
+  for (std::size_t b = 0; b < this->model().bucket_expected_ns.size(); ++b) publish_expectation(b);
+}
+
+void RingLane::publish_expectation(std::size_t bucket) {
+  worker_header().expected_ns[bucket].store(
+      model().bucket_expected_ns[bucket].load(std::memory_order_relaxed),
+      std::memory_order_relaxed);
+}
 
 std::optional<std::uint32_t> RingLane::available() const {
   // Acquire: pairs with the client's release of the tail, after it filled the entries.
@@ -104,6 +112,7 @@ void RingLane::complete(const CompletionEntry& entry, std::uint64_t /*output_byt
   {
     const std::lock_guard lock(completion_mutex_);
     const std::uint64_t index = completion_tail_ & (layout_.slot_count - 1);
+    if (entry.bucket != kNoBucket) publish_expectation(entry.bucket);
     std::memcpy(region_b() + layout_.completion_ring_offset + index * sizeof(entry), &entry,
                 sizeof(entry));
     end(entry.slot);

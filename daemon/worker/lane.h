@@ -128,6 +128,8 @@ class RingLane : public Lane {
     return *reinterpret_cast<LaneWorkerHeader*>(region_b());
   }
 
+  void publish_expectation(std::size_t bucket);
+
   RingChannel& ring_channel_;
   const LaneLayout layout_;
   const MappedRegion region_a_;

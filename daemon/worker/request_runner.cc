@@ -65,11 +65,12 @@ void RequestRunner::run(const Job& job) {
                  .started_ns = started_ns},
                 kNoBucket);
   const Result<std::uint64_t> output_bytes = execute(job, completion);
-  completion.execute_ns = monotonic_ns() - started_ns;
+  completion.finished_ns = monotonic_ns();
+  completion.execute_ns = completion.finished_ns - started_ns;
   // Counted before it is answered: who has its answer finds it counted.
   status_.count(executor_, output_bytes.has_value());
   if (output_bytes) {
-    lane.model().note_execution(completion.execute_ns);
+    lane.model().note_execution(completion.bucket, completion.execute_ns);
     lane.complete(completion, *output_bytes);
   } else {
     answer_error(lane, completion, output_bytes.error());

@@ -1,5 +1,6 @@
 #include "daemon/worker/scheduler.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -13,14 +14,6 @@ namespace {
 // before each request, but before each kLooksToSkip-th.
 constexpr std::size_t kManyChannels = 64;
 constexpr std::uint32_t kLooksToSkip = 8;
-
-void relax() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 }  // namespace
 
@@ -39,7 +32,8 @@ Scheduler::Scheduler(const Options& options, const EventFd& control, const Statu
       control_(control),
       status_(status),
       on_violation_(std::move(on_violation)),
-      doorbells_(std::move(doorbells)) {}
+      doorbells_(std::move(doorbells)),
+      spin_budget_(std::uint64_t{options.spin_us} * 1000) {}
 
 Scheduler::~Scheduler() {
   // Lanes hold their channels, and these their lanes.
@@ -95,10 +89,12 @@ void Scheduler::look_into_all_rings() {
 }
 
 void Scheduler::look_into_lanes(RingChannel& channel, std::uint64_t& now_ns) {
+  const std::uint64_t before = channel.scheduling.taken;
   for (const std::shared_ptr<Lane>& lane : channel.scheduling.lanes) {
     if (channel.scheduling.is_broken) break;
     if (!lane->is_closing) look_into(channel, static_cast<RingLane&>(*lane), now_ns);
   }
+  if (channel.scheduling.taken != before) client_cpu_ = channel.client_cpu();
 }
 
 bool Scheduler::look_into(Channel& channel, RingLane& lane, std::uint64_t& now_ns) {
@@ -252,16 +248,26 @@ bool Scheduler::follow(std::unique_lock<std::mutex>& lock) {
 }
 
 bool Scheduler::spin(std::unique_lock<std::mutex>& lock) {
-  if (options_.spin_us == 0) return false;
-  const std::uint64_t until = monotonic_ns() + std::uint64_t{options_.spin_us} * 1000;
-  do {
+  // The client could not submit meanwhile.
+  if (client_cpu_ == current_cpu_mark()) return false;
+  if (spin_budget_.limit_ns() == 0) return false;
+  // A client that was asleep for a long execution takes its time to come back.
+  const std::uint64_t part_ns =
+      std::min(recent_execution_ns_ / kStayAwakePart, kLongestStayAwakeNs);
+  const std::uint64_t budget_ns = spin_budget_.take(std::max(spin_budget_.limit_ns(), part_ns));
+  if (budget_ns == 0) return false;
+  StayAwake awake(budget_ns);
+  bool found = false;
+  while (!found) {
     lock.unlock();
-    for (int i = 0; i < 32; ++i) relax();
+    const bool goes_on = awake.goes_on();
     lock.lock();
     look_into_rings();
-    if (queue_.has_ready() || is_stopping_) return true;
-  } while (monotonic_ns() < until);
-  return false;
+    found = queue_.has_ready() || is_stopping_;
+    if (!goes_on) break;
+  }
+  spin_budget_.note(found && !awake.lost_cpu());
+  return found;
 }
 
 void Scheduler::lead(std::unique_lock<std::mutex>& lock) {
@@ -301,6 +307,9 @@ void Scheduler::finish(Job& job) {
     const std::lock_guard lock(mutex_);
     if (job.session != nullptr) queue_.finish(job.session->order);
     if (job.is_unled) --unled_running_;
+    if (job.lane != nullptr) {
+      recent_execution_ns_ = job.lane->model().expected_ns.load(std::memory_order_relaxed);
+    }
     if (job.operation != nullptr) {
       account_end(*job.operation);
     } else {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "common/channel_layout.h"
+#include "common/spin_budget.h"
 #include "daemon/worker/channel.h"
 #include "daemon/worker/doorbells.h"
 #include "daemon/worker/lane.h"
@@ -33,6 +34,12 @@ inline constexpr std::uint64_t kHandOverNs = 100'000;
 // While shorter ones run and nobody watches, one idle executor, the deputy, looks this often
 // whether one of them has turned out to be long, and then watches.
 inline constexpr std::uint64_t kDeputyLookNs = 4'000'000;
+
+// The leader stays awake for this part of the execution before, if that is more than
+// Options::spin_us and up to a bound: twice the time in which a halted virtual CPU wakes up and
+// answers.
+inline constexpr std::uint64_t kStayAwakePart = 16;
+inline constexpr std::uint64_t kLongestStayAwakeNs = 250'000;
 
 // How often the control thread looks for deadlines that have passed while no executor can, and how
 // long it goes on after the last request during which none could: it is not told anew of each.
@@ -52,7 +59,7 @@ class Scheduler {
  public:
   struct Options {
     WakeupPolicy policy = WakeupPolicy::kAuto;
-    std::uint32_t spin_us = 0;  // how long the leader looks into the rings before it sleeps
+    std::uint32_t spin_us = 0;  // how long at most the leader looks into the rings before it sleeps
   };
   // The client of this channel broke the protocol. Called with the mutex held.
   using ViolationSink = std::function<void(std::uint64_t channel_id, const std::string& reason)>;
@@ -236,6 +243,9 @@ class Scheduler {
   bool control_watches_deadlines_ = false;
   bool ran_unwatched_ = false;  // since the control thread looked: a request with nobody idle
   std::uint32_t looks_skipped_ = 0;
+  SpinBudget spin_budget_;
+  std::uint64_t recent_execution_ns_ = 0;  // what requests like the last one usually take
+  std::uint32_t client_cpu_ = 0;  // ClientPage::cpu of the channel that was taken from last
 };
 
 }  // namespace bucketd

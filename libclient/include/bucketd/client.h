@@ -64,9 +64,11 @@ struct ClientOptions {
   std::string name = {};  // shown to the operator; empty: the program's name
   // Requests in flight per model that are asked for; 0: the daemon decides.
   std::uint32_t slots = 0;
-  // How long a waiting thread looks for the answer itself, in microseconds, before it sleeps.
-  // Worth something only when every waiting thread has a CPU that nothing else wants.
-  std::uint32_t spin_us = 0;
+  // How long at most a waiting thread looks for an answer itself before it sleeps, in microseconds:
+  // when the bucket takes no longer than that, and as long as it pays. For a longer bucket it
+  // sleeps until shortly before the answer is expected, and looks then. 0: it only sleeps, which
+  // costs least CPU time and a wake-up a call.
+  std::uint32_t spin_us = 100;
 };
 
 enum class ModelState : std::uint8_t {
