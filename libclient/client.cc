@@ -86,6 +86,34 @@ Status Client::close_session(const std::string& id) {
   return answer ? Status() : answer.error();
 }
 
+namespace {
+
+Status mend(internal::ClientState& state, const std::string& id, wire::SessionOperation operation,
+            Deadline deadline) {
+  const TimePoint until = deadline.value_or(state.default_deadline());
+  const auto connection = state.connection(until);
+  if (!connection) return connection.error();
+  const auto operate = [&](FlatBufferBuilder& builder) -> ControlConnection::Body {
+    const auto wire_id = builder.CreateString(id);
+    return {wire::Body::OperateSession,
+            wire::CreateOperateSession(builder, wire_id, operation, 0, -1, /*stays_idle=*/true)
+                .Union()};
+  };
+  const Result<internal::Answer> answer =
+      (*connection)->call(operate, wire::Body::SessionOpened, until);
+  return answer ? Status() : answer.error();
+}
+
+}  // namespace
+
+Status Client::reset_session(const std::string& id, Deadline deadline) {
+  return mend(*state_, id, wire::SessionOperation::kReset, deadline);
+}
+
+Status Client::restore_session(const std::string& id, Deadline deadline) {
+  return mend(*state_, id, wire::SessionOperation::kRestore, deadline);
+}
+
 Result<DaemonStatus> Client::status() {
   const auto get_status = [](FlatBufferBuilder& builder) -> ControlConnection::Body {
     return {wire::Body::GetStatus, wire::CreateGetStatus(builder).Union()};

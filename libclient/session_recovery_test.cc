@@ -90,6 +90,38 @@ TEST_P(SessionRecoveryTest, torn_session_is_healed_by_its_checkpoint) {
   EXPECT_TRUE(has_log(session, {1, 3}));
 }
 
+TEST_P(SessionRecoveryTest, torn_session_whose_client_is_gone_is_mended_by_its_id) {
+  std::string id;
+  {
+    Client client = connect();
+    Model model = open_model(client);
+    Session session = get(model.open_session());
+    id = session.id();
+    EXPECT_TRUE(mark(session, 1).ok());
+    EXPECT_TRUE(session.checkpoint().ok());
+    daemon.hold_answers();
+    Future executing = get(get(marked_request(session, 2)).submit());
+    daemon.wait_for_submissions(2);
+    daemon.kill_worker(Executing::kAll);
+    daemon.release_answers();
+    EXPECT_EQ(status_of(executing.wait(patience())).code(), StatusCode::kAborted);
+    daemon.end_connections();
+  }
+  Client client = connect();
+  Model model = open_model(client);
+  EXPECT_THAT(status_of(model.resume_session(id)).message(), HasSubstr("is torn"));
+  EXPECT_TRUE(client.restore_session(id).ok());
+  {
+    Session session = get(model.resume_session(id));
+    EXPECT_TRUE(has_log(session, {1}));
+    EXPECT_TRUE(session.keep().ok());
+  }
+  EXPECT_TRUE(client.reset_session(id).ok());
+  Session session = get(model.resume_session(id));
+  EXPECT_TRUE(has_log(session, {}));
+  EXPECT_EQ(client.reset_session("unknown").code(), StatusCode::kNotFound);
+}
+
 TEST_P(SessionRecoveryTest, an_operation_that_waits_hears_of_the_workers_end) {
   Client client = connect();
   Model model = open_model(client);

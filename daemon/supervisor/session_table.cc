@@ -223,7 +223,13 @@ void SessionTable::give_up(const SessionAsker& asker, const std::string& id, Clo
                                "is not given up"));
   }
   const auto binding = session->bindings.find(asker.connection_id);
-  if (binding == session->bindings.end() || !binding->second.is_wanted) {
+  const bool is_known = binding != session->bindings.end();
+  // Asked again meanwhile: who was not answered in time, perhaps.
+  if (is_known && !binding->second.is_wanted && !binding->second.giving_up.empty()) {
+    binding->second.giving_up.push_back(std::move(given_up));
+    return;
+  }
+  if (!is_known || !binding->second.is_wanted) {
     return given_up(
         Status(StatusCode::kFailedPrecondition, "this connection does not have the session open"));
   }

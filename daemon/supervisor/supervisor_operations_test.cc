@@ -310,7 +310,8 @@ TEST_F(SupervisorOperationsTest, nothing_is_left_of_sessions_that_were_closed) {
     }
     ASSERT_EQ(client.ask(close_session(session.id)).type(), wire::Body::Ok);
   }
-  EXPECT_EQ(descriptors(), before);
+  // Fewer when the process that tried the artifact out has ended meanwhile.
+  EXPECT_LE(descriptors(), before);
   EXPECT_TRUE(eventually([&] { return arenas_of_worker() == 0; }));
 }
 

@@ -71,9 +71,10 @@ bool FakeDaemon::handle_session_locked(Connection& connection, const wire::Messa
   }
   if (const wire::OperateSession* operate = message.body_as_OperateSession()) {
     if (is_refused()) return true;
-    answer_session_locked(connection, id,
-                          sessions_.operate(connection.number, operate->session_id()->str(),
-                                            operate->operation(), operate->length()));
+    answer_session_locked(
+        connection, id,
+        sessions_.operate(connection.number, operate->session_id()->str(), operate->operation(),
+                          operate->length(), operate->stays_idle()));
     return true;
   }
   if (const wire::ForkSession* fork = message.body_as_ForkSession()) {

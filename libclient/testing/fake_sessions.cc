@@ -66,7 +66,7 @@ Result<const FakeSession*> FakeSessions::open(std::uint64_t connection,
 
 Result<const FakeSession*> FakeSessions::operate(std::uint64_t connection, const std::string& id,
                                                  wire::SessionOperation operation,
-                                                 std::int64_t length) {
+                                                 std::int64_t length, bool stays_idle) {
   const Result<FakeSession*> found = find(id);
   if (!found) return error(found.error());
   FakeSession& session = **found;
@@ -76,7 +76,8 @@ Result<const FakeSession*> FakeSessions::operate(std::uint64_t connection, const
     return error(StatusCode::kFailedPrecondition,
                  "session '" + id + "' is torn: reset or restore it");
   }
-  if (!session.is_torn && session.connection != connection) {
+  const bool stays_closed = stays_idle && heals && session.connection == 0;
+  if (!session.is_torn && session.connection != connection && !stays_closed) {
     return error(StatusCode::kFailedPrecondition, "session '" + id + "' is not open here");
   }
   switch (operation) {
@@ -98,7 +99,7 @@ Result<const FakeSession*> FakeSessions::operate(std::uint64_t connection, const
       break;
   }
   session.is_torn = false;
-  session.connection = connection;
+  if (!stays_closed) session.connection = connection;
   return &session;
 }
 

@@ -46,7 +46,8 @@ class FakeSessions {
   Result<const FakeSession*> open(std::uint64_t connection, const ModelDescription& model,
                                   const std::string& id);
   Result<const FakeSession*> operate(std::uint64_t connection, const std::string& id,
-                                     wire::SessionOperation operation, std::int64_t length);
+                                     wire::SessionOperation operation, std::int64_t length,
+                                     bool stays_idle);
   Result<const FakeSession*> fork(std::uint64_t connection, const std::string& id);
   Result<std::span<const std::byte>> state_of(const std::string& id);
   Status close(std::uint64_t connection, const std::string& id, bool keep_state);

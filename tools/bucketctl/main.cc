@@ -25,7 +25,7 @@ struct Arguments {
   bool json = false;
   std::string transport = "ring";
   std::string model;       // describe, unload
-  std::string session;     // session close
+  std::string session;     // session close, reset, restore
   bool all_users = false;  // sessions
   std::string load_path;   // load
   std::string load_name;
@@ -104,6 +104,15 @@ Outcome run(const CLI::App& app, Arguments& arguments) {
     return {{}, sessions_text(listing), sessions_json(listing)};
   }
   if (app.got_subcommand("session")) {
+    const CLI::App& session = *app.get_subcommand("session");
+    if (session.got_subcommand("reset")) {
+      return done(client->reset_session(arguments.session, deadline),
+                  "reset session " + printable(arguments.session));
+    }
+    if (session.got_subcommand("restore")) {
+      return done(client->restore_session(arguments.session, deadline),
+                  "restored session " + printable(arguments.session));
+    }
     return done(client->close_session(arguments.session),
                 "closed session " + printable(arguments.session));
   }
@@ -144,6 +153,12 @@ int bucketctl_main(int argc, char** argv) {
   session->require_subcommand(1);
   CLI::App* close = session->add_subcommand("close", "end it: its state is gone");
   close->add_option("ID", arguments.session)->required();
+  CLI::App* reset =
+      session->add_subcommand("reset", "give one that is torn or idle its initial values");
+  reset->add_option("ID", arguments.session)->required();
+  CLI::App* restore =
+      session->add_subcommand("restore", "give one that is torn or idle its last checkpoint");
+  restore->add_option("ID", arguments.session)->required();
 
   CLI::App* infer = app.add_subcommand("infer", "run a model once on .npy files");
   infer->add_option("MODEL", arguments.infer.model)->required();

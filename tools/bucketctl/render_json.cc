@@ -96,6 +96,7 @@ json sessions_json(const SessionListing& listing) {
                     {"bytes", session.state_bytes},
                     {"age_ms", session.age.count()},
                     {"idle_ms", session.idle.count()},
+                    {"requests", session.requests},
                     {"has_checkpoint", session.has_checkpoint},
                     {"reason", session.reason}});
   }

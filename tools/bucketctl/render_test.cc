@@ -98,6 +98,7 @@ TEST(Render, sessions_are_listed_with_what_is_known_of_them) {
   own.state_bytes = 1536;
   own.age = std::chrono::seconds(65);
   own.idle = std::chrono::seconds(5);
+  own.requests = 1234567;
   own.has_checkpoint = true;
   own.reason = "its worker\nwas killed";
   SessionSummary shared;
@@ -108,17 +109,18 @@ TEST(Render, sessions_are_listed_with_what_is_known_of_them) {
   const std::string text = sessions_text({{own, shared}, true});
   EXPECT_THAT(text,
               HasSubstr("00112233445566778899aabbccddeeff  4000000000  bert   session  torn   "
-                        "1.5 KiB  1m 5s   5 s  yes         its "
+                        "1.5 KiB  1m 5s   5 s   1234567  yes         its "
                         "worker\\x0awas killed\n"));
   EXPECT_THAT(text,
               HasSubstr("-                                 root        gpt    model    open   "
-                        "3.0 GiB    0 s   0 s  no          -\n"));
+                        "3.0 GiB    0 s   0 s         0  no          -\n"));
   const nlohmann::json json = sessions_json({{own, shared}, false});
   EXPECT_EQ(json["sessions"][0]["id"], own.id);
   EXPECT_EQ(json["sessions"][0]["state"], "torn");
   EXPECT_EQ(json["sessions"][0]["bytes"], 1536);
   EXPECT_EQ(json["sessions"][0]["age_ms"], 65000);
   EXPECT_EQ(json["sessions"][0]["idle_ms"], 5000);
+  EXPECT_EQ(json["sessions"][0]["requests"], 1234567);
   EXPECT_EQ(json["sessions"][0]["has_checkpoint"], true);
   EXPECT_EQ(json["sessions"][1]["scope"], "model");
   EXPECT_EQ(json["is_complete"], false);

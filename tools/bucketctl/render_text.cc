@@ -187,13 +187,13 @@ std::string status_text(const DaemonStatus& status) {
 std::string sessions_text(const SessionListing& listing) {
   if (listing.sessions.empty()) return "no sessions\n";
   TextTable table({"SESSION", "OWNER", "MODEL", "SCOPE", "STATE", ">BYTES", ">AGE", ">IDLE",
-                   "CHECKPOINT", "REASON"});
+                   ">REQUESTS", "CHECKPOINT", "REASON"});
   for (const SessionSummary& session : listing.sessions) {
     table.add_row({session.id.empty() ? "-" : session.id, owner_text(session.uid), session.model,
                    session.scope == SessionScope::kModel ? "model" : "session",
                    session_status_name(session.status), bytes_text(session.state_bytes),
                    duration_text(session.age), duration_text(session.idle),
-                   session.has_checkpoint ? "yes" : "no",
+                   std::to_string(session.requests), session.has_checkpoint ? "yes" : "no",
                    session.reason.empty() ? "-" : session.reason});
   }
   return table.to_string() +

@@ -137,8 +137,8 @@ struct SessionSummary {
   SessionScope scope = SessionScope::kSession;
   std::uint64_t state_bytes = 0;
   std::chrono::milliseconds age{0};
-  std::chrono::milliseconds idle{0};
-  std::uint64_t requests = 0;
+  std::chrono::milliseconds idle{0};  // since a request of it began, or it was otherwise used
+  std::uint64_t requests = 0;         // that began to run, ever
   bool has_checkpoint = false;
   std::string reason;  // why it is torn or lost
 };
@@ -326,6 +326,14 @@ class Client {
   Result<std::vector<SessionSummary>> sessions(bool all_users = false, bool* is_complete = nullptr);
   // Closes a session of this user, whoever has it. NOT_FOUND, also for another user's.
   Status close_session(const std::string& id);
+  // Mends a session that is torn and that no other client has open, or one of scope `model` by the
+  // id that sessions() shows: the initial values, or what its last checkpoint holds. It is idle
+  // afterwards, unless this client has it open: resume it. Who has a Session uses its reset() and
+  // restore(). One that is whole is set back all the same.
+  // Errors: NOT_FOUND, also for another user's; FAILED_PRECONDITION when it is in use, lost, or has
+  // no checkpoint (restore_session); UNAVAILABLE when its worker is away: try again.
+  Status reset_session(const std::string& id, Deadline deadline = std::nullopt);
+  Status restore_session(const std::string& id, Deadline deadline = std::nullopt);
 
   Result<DaemonStatus> status();
   // Administration. `path`: an artifact beneath the daemon's configured roots; `name`: empty takes

@@ -8,8 +8,8 @@
 // Requests of one session run in the order in which they were submitted, one at a time. A session
 // belongs to its user: another process of the same user may resume it by its id once nobody has it.
 // Its state survives the restart of its worker; if one of its requests was being executed when the
-// worker died, the session is *torn*, and answers FAILED_PRECONDITION until reset() or restore().
-// It does not survive the daemon.
+// worker died, the session is *torn*, and answers FAILED_PRECONDITION until reset() or restore();
+// Client::reset_session() mends one whose holder is gone. It does not survive the daemon.
 //
 // Thread safety: as Model; copies are handles to the same session. Destroying the last handle
 // closes the session and frees its state, unless keep() was called; that does not wait for the
@@ -82,7 +82,9 @@ class Session {
   // if it takes longer than `deadline`. Afterwards all handles answer NOT_FOUND.
   Status close(Deadline deadline = std::nullopt);
   // Gives it up, state and all, to whoever of this user resumes it by its id, or to its idle limit.
-  // Afterwards all handles answer FAILED_PRECONDITION.
+  // Afterwards all handles answer FAILED_PRECONDITION. DEADLINE_EXCEEDED while a request of it
+  // still runs: call it again. FAILED_PRECONDITION for the state of a model of scope `model`, which
+  // stays anyway.
   Status keep(Deadline deadline = std::nullopt);
 
  private:
