@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # The main job, end to end: installs, builds, makes a bucketed BERT, serves it from one daemon to
-# four client processes at once, and compares every answer with the model without buckets. Then a
-# generator: three processes, each with a KV cache of its own in the daemon, token by token.
+# four client processes at once, and compares every answer with the model without buckets. Then
+# images in buckets of height and width, from four processes; and a generator: three processes, each
+# with a KV cache of its own in the daemon, token by token.
 #
-#   tools/demo.sh [--size tiny|small|base]... [--all-lengths] [--generator]
+#   tools/demo.sh [--size tiny|small|base]... [--all-lengths] [--images] [--generator]
 #
-# Without --size and --generator: small with every length from 1 to 512, base (768 wide, 12 layers)
-# with eight lengths, and the generator. --all-lengths: every length for base too. Exits with 0 only
-# if every answer was right. Leaves nothing behind but build/release.
+# Without --size, --images and --generator: small with every length from 1 to 512, base (768 wide,
+# 12 layers) with eight lengths, images and generator. --all-lengths: every length for base too.
+# Exits with 0 only if every answer was right. Leaves nothing behind but build/release.
 set -euo pipefail
 
 readonly kRoot=$(cd "$(dirname "$0")/.." && pwd)
@@ -19,6 +20,7 @@ readonly kBaseLengths=1,17,122,128,129,300,444,512
 
 sizes=()
 all_lengths=no
+images=no
 generator=no
 while [[ $# -gt 0 ]]; do
   case "$1" in
@@ -26,13 +28,15 @@ while [[ $# -gt 0 ]]; do
       [[ "${2:-}" =~ ^(tiny|small|base)$ ]] || { echo "--size takes tiny, small or base" >&2; exit 2; }
       sizes+=("$2"); shift 2 ;;
     --all-lengths) all_lengths=yes; shift ;;
+    --images) images=yes; shift ;;
     --generator) generator=yes; shift ;;
-    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "unknown option $1 (try --help)" >&2; exit 2 ;;
   esac
 done
-if [[ ${#sizes[@]} -eq 0 && $generator == no ]]; then
+if [[ ${#sizes[@]} -eq 0 && $images == no && $generator == no ]]; then
   sizes=(small base)
+  images=yes
   generator=yes
 fi
 
@@ -83,10 +87,10 @@ YAML
 }
 
 # Four processes, each with a quarter of the requests; fails if one of them does.
-run_clients() {  # $1: folder with index.json
+run_clients() {  # $1: which program; $2: folder with index.json
   local pids=() pid failed=0 i
   for ((i = 0; i < kClients; ++i)); do
-    "$kBin/bucketd-demo-client" --requests "$1" --share "$i/$kClients" &
+    "$kBin/$1" --requests "$2" --share "$i/$kClients" &
     pids+=($!)
   done
   # shellcheck disable=SC2064  # the pids of now
@@ -115,7 +119,7 @@ run_size() {  # $1: size
   step "BERT $size: $kClients client processes at once"
   echo "process  tokens  bucket  daemon argmax  unbucketed argmax  largest difference"
   local ended_well=yes wanted answers processes largest tokens bucket
-  run_clients "$folder/requests" 2>&1 | tee "$work/rows" || ended_well=no
+  run_clients bucketd-demo-client "$folder/requests" 2>&1 | tee "$work/rows" || ended_well=no
   wanted=$(grep -c '"length"' "$folder/requests/index.json")
   answers=$(grep -c ' ok$' "$work/rows" || true)
   processes=$(awk '$NF == "ok" {print $1}' "$work/rows" | sort -u | wc -l)
@@ -135,6 +139,30 @@ run_size() {  # $1: size
   step "BERT $size: stopping bucketd"
   stop_daemon
   if [[ -e $work/bucketd.sock ]]; then echo "the socket is left" >&2; return 1; fi
+  rm -rf "$folder"
+}
+
+# Images of many sizes, in buckets over height and width.
+run_images() {
+  local folder=$work/images ended_well=yes wanted answers largest
+  step "images: tracing a convolutional network in buckets of five resolutions"
+  PYTHONPATH=$kRoot/libclient/python "$kPython" \
+    libclient/python/examples/image_example.py --output "$folder"
+
+  step "images: starting bucketd"
+  start_daemon "$folder" images
+  "$kBin/bucketctl" --wait --timeout 300 describe images
+
+  step "images: $kClients client processes at once"
+  echo "process      image     bucket   heat map  largest difference"
+  run_clients bucketd-demo-images "$folder/requests" 2>&1 | tee "$work/rows" || ended_well=no
+  wanted=$(grep -c '"height"' "$folder/requests/index.json")
+  answers=$(grep -c ' ok$' "$work/rows" || true)
+  largest=$(awk '$NF == "ok" && $5 > m {m = $5} END {print m + 0}' "$work/rows")
+  summary+=("images: $answers of $wanted answers equal the network without buckets, largest difference $largest")
+  [[ $ended_well == yes && $answers -eq $wanted ]] || return 1
+  step "images: stopping bucketd"
+  stop_daemon
   rm -rf "$folder"
 }
 
@@ -176,10 +204,11 @@ tools/install-packages.sh demo
 step "building (build/release)"
 cmake --preset release > "$work/configure.log" || { cat "$work/configure.log"; exit 1; }
 cmake --build --preset release --target bucketd bucketd-worker bucketctl \
-  bucketd-demo-client bucketd-demo-generator
+  bucketd-demo-client bucketd-demo-images bucketd-demo-generator
 
 summary=()
 for size in "${sizes[@]}"; do run_size "$size"; done
+[[ $images == no ]] || run_images
 [[ $generator == no ]] || run_generator
 
 step "summary"
