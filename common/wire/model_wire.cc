@@ -82,6 +82,11 @@ bucketd::StateViewKind kind_of(StateViewKind kind) {
                                     : bucketd::StateViewKind::kUnknown;
 }
 
+bucketd::KernelPlanning planning_of(KernelPlanning planning) {
+  return planning <= KernelPlanning::MAX ? static_cast<bucketd::KernelPlanning>(planning)
+                                         : bucketd::KernelPlanning::kUnknown;
+}
+
 }  // namespace
 
 Offset<ModelDescription> to_wire(FlatBufferBuilder& builder,
@@ -142,11 +147,13 @@ Offset<ModelDescription> to_wire(FlatBufferBuilder& builder,
   const auto crop_vector = builder.CreateVectorOfStructs(crop);
   const auto pad_vector = builder.CreateVector(pad);
   const auto accepted_vector = builder.CreateVector(accepted);
+  const auto planning_reason = builder.CreateString(model.planning.reason);
   return CreateModelDescription(
       builder, name, backend, producer, digest, inputs, outputs, states_vector, aliases_vector,
       buckets_vector, crop_vector,
       model.kernel == bucketd::KernelKind::kPad ? KernelKind::kPad : KernelKind::kTorchScript,
-      pad_vector, model.has_preprocessor, model.checks_inputs, accepted_vector);
+      pad_vector, model.has_preprocessor, model.checks_inputs, accepted_vector,
+      static_cast<KernelPlanning>(model.planning.kind), planning_reason);
 }
 
 Result<bucketd::ModelDescription> from_wire(const ModelDescription& wire) {
@@ -192,6 +199,7 @@ Result<bucketd::ModelDescription> from_wire(const ModelDescription& wire) {
     model.pad.value.push_back(input.value());
     model.pad.side.push_back(side_of(input.side()));
   });
+  model.planning = {planning_of(wire.planning()), text(wire.planning_reason())};
   model.has_preprocessor = wire.has_preprocessor();
   model.checks_inputs = wire.checks_inputs();
   for_each(wire.accepted(), [&](const AcceptedInput& input) {

@@ -63,8 +63,26 @@ json views_json(const BucketSpec& bucket) {
 
 const char* side_name(PadSide side) { return side == PadSide::kRight ? "right" : "left"; }
 
+const char* planning_name(KernelPlanning planning) {
+  switch (planning) {
+    case KernelPlanning::kPlanned:
+      return "planned";
+    case KernelPlanning::kPartly:
+      return "partly";
+    case KernelPlanning::kUnplanned:
+      return "unplanned";
+    case KernelPlanning::kUnknown:
+      break;
+  }
+  return "unknown";
+}
+
 json kernel_json(const ModelDescription& model) {
-  if (model.kernel == KernelKind::kTorchScript) return {{"type", "torchscript"}};
+  if (model.kernel == KernelKind::kTorchScript) {
+    return {{"type", "torchscript"},
+            {"planning", planning_name(model.planning.kind)},
+            {"planning_reason", model.planning.reason}};
+  }
   json sides = json::array();
   for (PadSide side : model.pad.side) sides.push_back(side_name(side));
   return {{"type", "pad"}, {"dims", model.pad.dims}, {"value", model.pad.value}, {"side", sides}};

@@ -44,6 +44,19 @@ TEST(Render, a_declarative_kernel_is_spelled_out) {
   EXPECT_EQ(description_json(model)["kernel"]["side"][0], "left");
 }
 
+TEST(Render, an_authors_kernel_is_said_to_be_planned_or_what_prevents_it) {
+  ModelDescription model = bert();
+  EXPECT_THAT(description_text(model), HasSubstr("TorchScript, written by the author\n"));
+  model.planning = {KernelPlanning::kPlanned, ""};
+  EXPECT_THAT(description_text(model), HasSubstr("written by the author, planned\n"));
+  EXPECT_EQ(description_json(model)["kernel"]["planning"], "planned");
+  model.planning = {KernelPlanning::kUnplanned, "aten::sum: it reads numbers of an input"};
+  EXPECT_THAT(description_text(model),
+              HasSubstr("run as it is for every request: aten::sum: it reads numbers"));
+  EXPECT_THAT(description_json(model)["kernel"]["planning_reason"].get<std::string>(),
+              HasSubstr("aten::sum"));
+}
+
 TEST(Render, json_carries_what_the_description_has) {
   const nlohmann::json json = description_json(bert());
   EXPECT_EQ(json["inputs"][0]["dtype"], "int64");

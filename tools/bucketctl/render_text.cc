@@ -119,8 +119,25 @@ std::string accepted_text(const ModelDescription& model, std::size_t index) {
   return result + "]";
 }
 
+// What of a kernel that the author wrote is done by plans.
+std::string planning_text(const KernelPlanSpec& planning) {
+  switch (planning.kind) {
+    case KernelPlanning::kPlanned:
+      return ", planned";
+    case KernelPlanning::kPartly:
+      return ", planned for some sizes only: " + planning.reason;
+    case KernelPlanning::kUnplanned:
+      return ", run as it is for every request: " + planning.reason;
+    case KernelPlanning::kUnknown:
+      break;
+  }
+  return "";
+}
+
 std::string kernel_text(const ModelDescription& model) {
-  if (model.kernel == KernelKind::kTorchScript) return "TorchScript, written by the author";
+  if (model.kernel == KernelKind::kTorchScript) {
+    return "TorchScript, written by the author" + planning_text(model.planning);
+  }
   std::ostringstream text;
   text << "declarative:";
   for (std::size_t i = 0; i < model.pad.dims.size() && i < model.inputs.size(); ++i) {

@@ -105,6 +105,20 @@ struct PadKernelSpec {
   friend bool operator==(const PadKernelSpec&, const PadKernelSpec&) = default;
 };
 
+// Whether requests are laid out by plans, without running the kernel. Found by the backend when it
+// loads the model, not the artifact's.
+enum class KernelPlanning : std::uint8_t {
+  kUnknown = 0,
+  kPlanned = 1,
+  kPartly = 2,  // for some sizes of the inputs
+  kUnplanned = 3,
+};
+struct KernelPlanSpec {
+  KernelPlanning kind = KernelPlanning::kUnknown;
+  std::string reason;  // kPartly, kUnplanned: the operator that prevents it, and why
+  friend bool operator==(const KernelPlanSpec&, const KernelPlanSpec&) = default;
+};
+
 struct ModelDescription {
   std::string name;
   std::string backend;   // "torchscript"
@@ -118,6 +132,7 @@ struct ModelDescription {
   std::vector<CropRule> crop;
   KernelKind kernel = KernelKind::kTorchScript;
   PadKernelSpec pad;  // when kernel == kPad
+  KernelPlanSpec planning;
   bool has_preprocessor = false;
   bool checks_inputs = true;  // "accepts": "declared"
   // accepted[i][d]: sizes of dimension d of input i, meaningful when checks_inputs.
