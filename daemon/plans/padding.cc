@@ -13,25 +13,6 @@ void fill_typed(std::byte* destination, std::uint64_t bytes, std::uint64_t bits)
   std::fill_n(reinterpret_cast<T*>(destination), bytes / sizeof(T), static_cast<T>(bits));
 }
 
-void fill(std::byte* destination, std::uint64_t bytes, std::size_t element_bytes,
-          std::uint64_t bits) {
-  if (bytes == 0) return;
-  if (bits == 0) {  // by far the most frequent value
-    std::memset(destination, 0, bytes);
-    return;
-  }
-  switch (element_bytes) {
-    case 1:
-      return fill_typed<std::uint8_t>(destination, bytes, bits);
-    case 2:
-      return fill_typed<std::uint16_t>(destination, bytes, bits);
-    case 4:
-      return fill_typed<std::uint32_t>(destination, bytes, bits);
-    default:
-      return fill_typed<std::uint64_t>(destination, bytes, bits);
-  }
-}
-
 // Writes one tensor dimension by dimension: what lies inside `inner_dim` is one contiguous block in
 // both tensors, so that all the work is done by long copies and fills.
 struct PaddedCopy {
@@ -67,12 +48,31 @@ struct PaddedCopy {
   }
 
   void pad(std::uint64_t bytes) {
-    fill(to, bytes, element_bytes, layout.fill_bits);
+    fill_elements(to, bytes, element_bytes, layout.fill_bits);
     to += bytes;
   }
 };
 
 }  // namespace
+
+void fill_elements(std::byte* destination, std::uint64_t bytes, std::size_t element_bytes,
+                   std::uint64_t bits) {
+  if (bytes == 0) return;
+  if (bits == 0) {  // by far the most frequent value
+    std::memset(destination, 0, bytes);
+    return;
+  }
+  switch (element_bytes) {
+    case 1:
+      return fill_typed<std::uint8_t>(destination, bytes, bits);
+    case 2:
+      return fill_typed<std::uint16_t>(destination, bytes, bits);
+    case 4:
+      return fill_typed<std::uint32_t>(destination, bytes, bits);
+    default:
+      return fill_typed<std::uint64_t>(destination, bytes, bits);
+  }
+}
 
 void copy_elements(DType dtype, std::byte* destination, const std::byte* source,
                    std::uint64_t bytes) {

@@ -19,4 +19,8 @@ void copy_padded(std::byte* destination, const std::byte* source, const Shape& s
 void copy_elements(DType dtype, std::byte* destination, const std::byte* source,
                    std::uint64_t bytes);
 
+// Fills `bytes` bytes with elements of `element_bytes` bytes whose bits are the low ones of `bits`.
+void fill_elements(std::byte* destination, std::uint64_t bytes, std::size_t element_bytes,
+                   std::uint64_t bits);
+
 }  // namespace bucketd

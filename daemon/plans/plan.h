@@ -10,6 +10,7 @@
 
 #include "bucketd/model_description.h"
 #include "bucketd/status.h"
+#include "daemon/plans/moves.h"
 
 namespace bucketd {
 
@@ -26,11 +27,29 @@ struct PlanInput {
 
 struct Plan {
   std::uint32_t id = 0;  // 0: not kept
+  // Bucket input i is the caller's input i, of the same dtype, whole, with padding around: clients
+  // can lay it out themselves. Else `moves` makes the bucket's inputs, and of `inputs` only dtype,
+  // shape, bytes and offset count.
+  bool is_padding = true;
   std::uint32_t bucket = 0;
   std::vector<TensorSignature> signature;  // of the caller's inputs
   std::vector<PlanInput> inputs;           // of the bucket
-  std::uint64_t private_bytes = 0;         // for all inputs
+  std::uint64_t private_bytes = 0;         // for all inputs, and for temporaries of `moves`
+  MoveList moves;                          // empty if is_padding
 };
+
+// The plan of a kernel that chose `bucket` for `inputs` and did `recorded`, whose outputs are the
+// bucket's inputs, of their dtypes and shapes. Data go straight from inputs to outputs where
+// forward_moves() can tell how, else through the kernel's temporaries.
+// Errors: UNIMPLEMENTED when an output holds memory that nothing wrote; INTERNAL when sizes
+// overflow.
+Status make_plan(const ModelDescription& model, std::size_t bucket,
+                 std::span<const TensorSignature> inputs, MoveList recorded, Plan& plan);
+
+// Lays the caller's inputs out by `plan` in `memory` (plan.private_bytes bytes, at a multiple of
+// kTensorAlignment): bucket input i at plan.inputs[i].offset. `inputs[i]`: the caller's input i,
+// contiguous. No allocation.
+void lay_out(const Plan& plan, std::span<const std::byte* const> inputs, std::byte* memory);
 
 // The plan of a declarative kernel (model.kernel == kPad): the first bucket that takes the inputs.
 // `inputs` passed check_inputs(). `plan` is overwritten, its memory reused.
