@@ -14,6 +14,7 @@
 
 #include "bucketd/model_description.h"
 #include "bucketd/status.h"
+#include "daemon/plans/plan.h"
 
 namespace bucketd {
 
@@ -62,7 +63,7 @@ class BucketModel {
  public:
   virtual ~BucketModel() = default;
 
-  // Validated, with state_views of every bucket. Constant over the model's life.
+  // Validated, with state_views of every bucket and `planning`. Constant over the model's life.
   virtual const ModelDescription& description() const = 0;
 
   // Runs the bucket kernel as the author wrote it, on inputs as the caller has them (checked by
@@ -72,6 +73,13 @@ class BucketModel {
   // does not fit the bucket it names, INVALID_ARGUMENT when it raises.
   virtual Result<std::unique_ptr<PreparedInputs>> run_kernel(
       std::size_t executor, std::span<const ConstTensorView> inputs) = 0;
+
+  // What the kernel does to inputs of this signature (checked by check_inputs() before), whatever
+  // their elements are. `plan` is overwritten. May take as long as several runs of the kernel: for
+  // callers that keep the plan. From any thread.
+  // Errors: UNIMPLEMENTED naming the operator that prevents a plan; any other code when the kernel
+  // refuses such inputs or gives what fits no bucket. All mean: run the kernel, it says so itself.
+  virtual Status plan(std::span<const TensorSignature> signature, Plan& plan) = 0;
 
   // Takes inputs that have the bucket's shapes and dtypes already (asserted). No copy.
   virtual Result<std::unique_ptr<PreparedInputs>> wrap(std::size_t executor, std::size_t bucket,

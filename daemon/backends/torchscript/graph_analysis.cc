@@ -7,27 +7,9 @@
 namespace bucketd::torchscript {
 namespace {
 
-using torch::jit::Block;
 using torch::jit::Graph;
 using torch::jit::Node;
 using torch::jit::Value;
-
-std::shared_ptr<Graph> inlined_graph(const torch::jit::Function& function) {
-  std::shared_ptr<Graph> graph = torch::jit::toGraphFunction(function).graph()->copy();
-  torch::jit::Inline(*graph);
-  return graph;
-}
-
-template <typename Visit>
-bool all_nodes(const Block* block, const Visit& visit) {
-  for (const Node* node : block->nodes()) {
-    if (!visit(node)) return false;
-    for (const Block* inner : node->blocks()) {
-      if (!all_nodes(inner, visit)) return false;
-    }
-  }
-  return true;
-}
 
 // Gives a view of its first argument, or a property of it that is not a value.
 bool looks_at_shape_only(std::string_view kind) {
@@ -132,6 +114,12 @@ bool is_static_node(const Node* node, const Value* index) {
 
 }  // namespace
 
+std::shared_ptr<Graph> inlined_graph(const torch::jit::Function& function) {
+  std::shared_ptr<Graph> graph = torch::jit::toGraphFunction(function).graph()->copy();
+  torch::jit::Inline(*graph);
+  return graph;
+}
+
 std::vector<bool> written_arguments(const torch::jit::Function& function) {
   const std::shared_ptr<Graph> graph = inlined_graph(function);
   const torch::jit::AliasDb aliases(graph);
@@ -146,8 +134,8 @@ PreprocessorAnalysis analyse_preprocessor(const torch::jit::Function& function) 
   const std::shared_ptr<Graph> graph = inlined_graph(function);
   const Value* index = graph->inputs().back();
   PreprocessorAnalysis analysis;
-  all_nodes(graph->block(), [&](const Node* node) {
-    if (is_static_node(node, index)) return true;
+  visit_nodes(graph->block(), [&](const Node* node) {
+    if (is_static_node(node, index)) return;
     const std::string kind = node->kind().toQualString();
     const bool gives = gives_tensors(node);
     if (analysis.reason.empty()) {
@@ -157,7 +145,6 @@ PreprocessorAnalysis analyse_preprocessor(const torch::jit::Function& function) 
     if (gives && has_tensor_input(node) && analysis.copying_operator.empty()) {
       analysis.copying_operator = kind;
     }
-    return true;
   });
   analysis.is_static = analysis.reason.empty();
   return analysis;
@@ -168,12 +155,11 @@ std::vector<at::Tensor> graph_constants(const torch::jit::Module& module) {
   for (const torch::jit::Module& part : module.modules()) {
     for (const torch::jit::Method& method : part.get_methods()) {
       const std::shared_ptr<Graph> graph = torch::jit::toGraphFunction(method.function()).graph();
-      all_nodes(graph->block(), [&](const Node* node) {
+      visit_nodes(graph->block(), [&](const Node* node) {
         if (node->kind() == c10::prim::Constant && node->hasAttribute(c10::attr::value) &&
             node->kindOf(c10::attr::value) == torch::jit::AttributeKind::t) {
           constants.push_back(node->t(c10::attr::value));
         }
-        return true;
       });
     }
   }

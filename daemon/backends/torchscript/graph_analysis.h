@@ -5,10 +5,23 @@
 
 #include "daemon/backends/torchscript/libtorch.h"
 // The precompiled header comes first.
+#include <memory>
 #include <string>
 #include <vector>
 
 namespace bucketd::torchscript {
+
+// The graph of `function` with everything that it calls in it; of its own.
+std::shared_ptr<torch::jit::Graph> inlined_graph(const torch::jit::Function& function);
+
+// Calls `visit(const torch::jit::Node*)` for every node of `block` and of the blocks in it.
+template <typename Visit>
+void visit_nodes(const torch::jit::Block* block, const Visit& visit) {
+  for (const torch::jit::Node* node : block->nodes()) {
+    visit(node);
+    for (const torch::jit::Block* inner : node->blocks()) visit_nodes(inner, visit);
+  }
+}
 
 // For every argument of `function` after `self`: whether it may be written in place. True when in
 // doubt.

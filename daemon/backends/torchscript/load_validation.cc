@@ -23,24 +23,6 @@ bool varies(const ModelDescription& model, std::size_t input, std::size_t dim) {
          });
 }
 
-// The bucket's input shapes with every size that may vary changed by `step`; nothing if none
-// varies, or if a size would fall below what is accepted.
-std::optional<std::vector<Shape>> stepped(const ModelDescription& model, std::size_t bucket,
-                                          std::int64_t step) {
-  std::vector<Shape> shapes = model.buckets[bucket].inputs;
-  bool changed = false;
-  for (std::size_t i = 0; i < shapes.size(); ++i) {
-    for (std::size_t d = 0; d < shapes[i].rank(); ++d) {
-      if (!varies(model, i, d)) continue;
-      shapes[i][d] += step;
-      if (shapes[i][d] < model.accepted[i][d].min) return std::nullopt;
-      changed = true;
-    }
-  }
-  if (!changed) return std::nullopt;
-  return shapes;
-}
-
 bool holds(const BucketSpec& bucket, const std::vector<Shape>& inputs) {
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     for (std::size_t d = 0; d < inputs[i].rank(); ++d) {
@@ -204,7 +186,7 @@ Status validate_kernel_at(const LoadedModule& module, std::size_t bucket) {
   const ModelDescription& model = module.description();
   Status status = with_ones_or_zeros([&](int fill) { return check_exact(module, bucket, fill); });
   if (!status.ok()) return status;
-  const std::optional<std::vector<Shape>> beyond = stepped(model, bucket, 1);
+  const std::optional<std::vector<Shape>> beyond = stepped_shapes(model, bucket, 1);
   if (beyond) {
     status = with_ones_or_zeros([&](int fill) { return check_beyond(module, *beyond, fill); });
     if (!status.ok()) return status;
@@ -212,7 +194,7 @@ Status validate_kernel_at(const LoadedModule& module, std::size_t bucket) {
   if (model.kernel != KernelKind::kPad) return Status();
   std::vector<std::vector<Shape>> compared{model.buckets[bucket].inputs};
   if (beyond) compared.push_back(*beyond);
-  if (auto shorter = stepped(model, bucket, -1)) compared.push_back(std::move(*shorter));
+  if (auto shorter = stepped_shapes(model, bucket, -1)) compared.push_back(std::move(*shorter));
   for (const std::vector<Shape>& shapes : compared) {
     status = check_declaration(module, shapes);
     if (!status.ok()) return status;
@@ -241,6 +223,22 @@ Status warm_up_bucket(const LoadedModule& module, const StateViews& state_views,
 }
 
 }  // namespace
+
+std::optional<std::vector<Shape>> stepped_shapes(const ModelDescription& model, std::size_t bucket,
+                                                 std::int64_t step) {
+  std::vector<Shape> shapes = model.buckets[bucket].inputs;
+  bool changed = false;
+  for (std::size_t i = 0; i < shapes.size(); ++i) {
+    for (std::size_t d = 0; d < shapes[i].rank(); ++d) {
+      if (!varies(model, i, d)) continue;
+      shapes[i][d] += step;
+      if (shapes[i][d] < model.accepted[i][d].min) return std::nullopt;
+      changed = true;
+    }
+  }
+  if (!changed) return std::nullopt;
+  return shapes;
+}
 
 Status validate_kernel(const LoadedModule& module) {
   const ModelDescription& model = module.description();

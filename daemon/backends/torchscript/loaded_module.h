@@ -39,6 +39,10 @@ class LoadedModule {
   // INVALID_ARGUMENT when it raises.
   Result<KernelResult> run_kernel(const std::vector<at::Tensor>& inputs) const;
 
+  // The method that run_kernel() runs, and what it is a method of.
+  const torch::jit::Function& kernel() const { return *kernel_; }
+  const c10::IValue& self() const { return self_; }
+
   // Runs `state_preprocessor`; has_preprocessor must hold. The results are not checked.
   Result<std::vector<at::Tensor>> run_preprocessor(std::size_t bucket,
                                                    const std::vector<at::Tensor>& states) const;

@@ -66,6 +66,44 @@ void kernel(benchmark::State& state, const std::string& name, std::int64_t lengt
   for (auto _ : state) benchmark::DoNotOptimize(model->run_kernel(0, inputs.const_views()));
 }
 
+// The plan of the same inputs instead of the kernel.
+void plan(benchmark::State& state, const std::string& name, std::int64_t length) {
+  const auto model = load(name);
+  if (!model) return state.SkipWithError("cannot load the artifact");
+  const ModelDescription& description = model->description();
+  std::vector<Shape> shapes = description.buckets[0].inputs;
+  std::vector<TensorSignature> signature;
+  for (std::size_t i = 0; i < shapes.size(); ++i) {
+    shapes[i][shapes[i].rank() - 1] = length;
+    signature.push_back({description.inputs[i].dtype, shapes[i]});
+  }
+  const Tensors inputs(description.inputs, shapes);
+  std::vector<const std::byte*> sources;
+  for (const ConstTensorView& view : inputs.const_views()) sources.push_back(view.data);
+  Plan plan;
+  if (!model->plan(signature, plan).ok()) return state.SkipWithError("the kernel has no plan");
+  const std::unique_ptr<std::byte[]> memory(new std::byte[plan.private_bytes + 64]);
+  for (auto _ : state) {
+    lay_out(plan, sources, memory.get());
+    benchmark::ClobberMemory();
+  }
+}
+
+// What making a plan takes: once for each signature of a lane.
+void make(benchmark::State& state, const std::string& name, std::int64_t length) {
+  const auto model = load(name);
+  if (!model) return state.SkipWithError("cannot load the artifact");
+  const ModelDescription& description = model->description();
+  std::vector<TensorSignature> signature;
+  for (std::size_t i = 0; i < description.inputs.size(); ++i) {
+    Shape shape = description.buckets[0].inputs[i];
+    shape[shape.rank() - 1] = length;
+    signature.push_back({description.inputs[i].dtype, shape});
+  }
+  Plan plan;
+  for (auto _ : state) benchmark::DoNotOptimize(model->plan(signature, plan));
+}
+
 // Wrap and execute, without the kernel.
 void bucket(benchmark::State& state, const std::string& name, std::size_t number) {
   const auto model = load(name);
@@ -89,6 +127,9 @@ void bucket(benchmark::State& state, const std::string& name, std::size_t number
 
 BENCHMARK_CAPTURE(kernel, guide_122, "suite/script_kernel", 122);
 BENCHMARK_CAPTURE(kernel, guide_444, "suite/script_kernel", 444);
+BENCHMARK_CAPTURE(plan, guide_122, "suite/script_kernel", 122);
+BENCHMARK_CAPTURE(plan, guide_444, "suite/script_kernel", 444);
+BENCHMARK_CAPTURE(make, guide_122, "suite/script_kernel", 122);
 BENCHMARK_CAPTURE(kernel, pad_3, "suite/identity_float32", 3);
 BENCHMARK_CAPTURE(bucket, identity, "suite/identity_float32", 0);
 BENCHMARK_CAPTURE(bucket, sum_of_three_512, "suite/script_kernel", 1);

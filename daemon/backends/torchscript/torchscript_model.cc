@@ -25,8 +25,10 @@ class TorchScriptInputs final : public PreparedInputs {
   const std::vector<at::Tensor> tensors_;
 };
 
-ModelDescription with_state_views(const LoadedModule& module, const StateViews& views) {
+ModelDescription describe(const LoadedModule& module, const StateViews& views,
+                          KernelPlanSpec planning) {
   ModelDescription description = module.description();
+  description.planning = std::move(planning);
   for (std::size_t b = 0; b < views.specs().size(); ++b) {
     description.buckets[b].state_views = views.specs()[b];
   }
@@ -35,10 +37,12 @@ ModelDescription with_state_views(const LoadedModule& module, const StateViews& 
 
 }  // namespace
 
-TorchScriptModel::TorchScriptModel(std::unique_ptr<LoadedModule> module, StateViews state_views)
+TorchScriptModel::TorchScriptModel(std::unique_ptr<LoadedModule> module, StateViews state_views,
+                                   std::unique_ptr<KernelPlanner> planner, KernelPlanSpec planning)
     : module_(std::move(module)),
       state_views_(std::move(state_views)),
-      description_(with_state_views(*module_, state_views_)) {}
+      planner_(std::move(planner)),
+      description_(describe(*module_, state_views_, std::move(planning))) {}
 
 Result<std::unique_ptr<BucketModel>> TorchScriptModel::load(int fd, const std::string& name,
                                                             std::uint64_t limit_bytes) {
@@ -60,8 +64,14 @@ Result<std::unique_ptr<BucketModel>> TorchScriptModel::load(int fd, const std::s
   if (Status status = warm_up(**module, *state_views); !status.ok()) {
     return error(std::move(status));
   }
-  return std::unique_ptr<BucketModel>(
-      new TorchScriptModel(std::move(*module), std::move(*state_views)));
+  std::unique_ptr<KernelPlanner> planner;
+  KernelPlanSpec planning{KernelPlanning::kPlanned, {}};
+  if (artifact->description.kernel == KernelKind::kTorchScript) {
+    planner = std::make_unique<KernelPlanner>(**module);
+    planning = planner->try_buckets();
+  }
+  return std::unique_ptr<BucketModel>(new TorchScriptModel(
+      std::move(*module), std::move(*state_views), std::move(planner), std::move(planning)));
 }
 
 Result<std::unique_ptr<PreparedInputs>> TorchScriptModel::run_kernel(
@@ -78,6 +88,16 @@ Result<std::unique_ptr<PreparedInputs>> TorchScriptModel::run_kernel(
     return error(status_from_libtorch("model '" + description().name + "': its kernel cannot run",
                                       StatusCode::kInternal));
   }
+}
+
+Status TorchScriptModel::plan(std::span<const TensorSignature> signature, Plan& plan) {
+  if (planner_ == nullptr) return make_plan(description(), signature, plan);
+  const KernelPlanSpec& planning = description().planning;
+  if (planning.kind == KernelPlanning::kUnplanned) {
+    return Status(StatusCode::kUnimplemented, planning.reason);
+  }
+  const c10::InferenceMode inference;
+  return planner_->plan(signature, plan);
 }
 
 Result<std::unique_ptr<PreparedInputs>> TorchScriptModel::wrap(

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "daemon/backends/backend.h"
+#include "daemon/backends/torchscript/kernel_planner.h"
 #include "daemon/backends/torchscript/loaded_module.h"
 #include "daemon/backends/torchscript/state_views.h"
 
@@ -21,6 +22,7 @@ class TorchScriptModel final : public BucketModel {
   const ModelDescription& description() const override { return description_; }
   Result<std::unique_ptr<PreparedInputs>> run_kernel(
       std::size_t executor, std::span<const ConstTensorView> inputs) override;
+  Status plan(std::span<const TensorSignature> signature, Plan& plan) override;
   Result<std::unique_ptr<PreparedInputs>> wrap(std::size_t executor, std::size_t bucket,
                                                std::span<const ConstTensorView> inputs) override;
   Result<std::unique_ptr<BoundStates>> bind_states(std::span<const TensorView> states) override;
@@ -33,7 +35,8 @@ class TorchScriptModel final : public BucketModel {
   std::uint64_t resident_bytes() const override { return module_->resident_bytes(); }
 
  private:
-  TorchScriptModel(std::unique_ptr<LoadedModule> module, StateViews state_views);
+  TorchScriptModel(std::unique_ptr<LoadedModule> module, StateViews state_views,
+                   std::unique_ptr<KernelPlanner> planner, KernelPlanSpec planning);
 
   Status run(std::size_t bucket, const std::vector<at::Tensor>& inputs,
              const std::vector<at::Tensor>& views, std::span<const TensorView> outputs,
@@ -42,7 +45,8 @@ class TorchScriptModel final : public BucketModel {
   // Constant.
   const std::unique_ptr<LoadedModule> module_;
   const StateViews state_views_;
-  const ModelDescription description_;  // the module's, with state_views
+  const std::unique_ptr<KernelPlanner> planner_;  // null if the kernel is declarative
+  const ModelDescription description_;            // the module's, with state_views and planning
 };
 
 }  // namespace bucketd::torchscript

@@ -43,6 +43,7 @@ FakeModel::FakeModel(ModelDescription description, Hook hook,
 
 Result<std::unique_ptr<PreparedInputs>> FakeModel::run_kernel(
     std::size_t /*executor*/, std::span<const ConstTensorView> inputs) {
+  ++kernels_run_;
   std::vector<TensorSignature> signature;
   for (const ConstTensorView& input : inputs) signature.push_back({input.dtype, input.shape});
   Plan plan;
@@ -59,6 +60,17 @@ Result<std::unique_ptr<PreparedInputs>> FakeModel::run_kernel(
   auto prepared = std::make_unique<FakeInputs>(plan.bucket, std::move(views));
   prepared->memory = std::move(memory);
   return prepared;
+}
+
+Status FakeModel::plan(std::span<const TensorSignature> signature, Plan& plan) {
+  ++plans_asked_;
+  if (description_.planning.kind != KernelPlanning::kPlanned &&
+      description_.planning.kind != KernelPlanning::kPartly) {
+    return Status(StatusCode::kUnimplemented, description_.planning.reason);
+  }
+  Status status = make_plan(description_, signature, plan);
+  if (status.ok() && change_plan_) change_plan_(plan);
+  return status;
 }
 
 Result<std::unique_ptr<PreparedInputs>> FakeModel::wrap(std::size_t /*executor*/,

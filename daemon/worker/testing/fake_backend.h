@@ -7,6 +7,7 @@
 // Thread safety: as the Backend interface asks; hooks are set before requests come.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -41,6 +42,8 @@ class FakeModel : public BucketModel {
   const ModelDescription& description() const override { return description_; }
   Result<std::unique_ptr<PreparedInputs>> run_kernel(
       std::size_t executor, std::span<const ConstTensorView> inputs) override;
+  // As run_kernel does, if the description says that the kernel is planned.
+  Status plan(std::span<const TensorSignature> signature, Plan& plan) override;
   Result<std::unique_ptr<PreparedInputs>> wrap(std::size_t executor, std::size_t bucket,
                                                std::span<const ConstTensorView> inputs) override;
   Result<std::unique_ptr<BoundStates>> bind_states(std::span<const TensorView> states) override;
@@ -52,10 +55,20 @@ class FakeModel : public BucketModel {
   }
   std::uint64_t resident_bytes() const override { return 4096; }
 
+  // To be called on every plan that is made; set before requests come.
+  void change_plans(std::function<void(Plan&)> change) { change_plan_ = std::move(change); }
+
+  // How often plan() and run_kernel() were called.
+  int plans_asked() const { return plans_asked_; }
+  int kernels_run() const { return kernels_run_; }
+
  private:
   const ModelDescription description_;
   const Hook hook_;
   const std::function<Status()> initialise_hook_;
+  std::function<void(Plan&)> change_plan_;
+  std::atomic<int> plans_asked_{0};
+  std::atomic<int> kernels_run_{0};
   std::vector<std::vector<std::byte>> initial_states_;  // 100, then zeros; constant
 };
 
