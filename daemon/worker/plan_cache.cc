@@ -27,46 +27,66 @@ std::uint64_t hash_of(std::span<const TensorSignature> signature) {
 
 PlanCache::PlanCache(std::uint32_t max_plans)
     : max_plans_(max_plans), table_(std::bit_ceil(std::uint64_t{max_plans} * 2 + 1), 0) {
-  plans_.reserve(max_plans);
+  entries_.reserve(max_plans);
 }
 
-const Plan* PlanCache::find_locked(std::span<const TensorSignature> signature,
-                                   std::uint64_t hash) const {
+const PlanCache::Entry* PlanCache::find_locked(std::span<const TensorSignature> signature,
+                                               std::uint64_t hash) const {
   const std::uint64_t mask = table_.size() - 1;
   for (std::uint64_t at = hash & mask; table_[at] != 0; at = (at + 1) & mask) {
-    const Plan& plan = *plans_[table_[at] - 1];
-    if (std::equal(plan.signature.begin(), plan.signature.end(), signature.begin(),
+    const Entry& entry = *entries_[table_[at] - 1];
+    if (std::equal(entry.plan.signature.begin(), entry.plan.signature.end(), signature.begin(),
                    signature.end())) {
-      return &plan;
+      return &entry;
     }
   }
   return nullptr;
 }
 
-const Plan* PlanCache::find(std::span<const TensorSignature> signature) const {
+PlanCache::Known PlanCache::look_up(std::span<const TensorSignature> signature) const {
   const std::uint64_t hash = hash_of(signature);
   const std::lock_guard lock(mutex_);
-  return find_locked(signature, hash);
+  const Entry* entry = find_locked(signature, hash);
+  if (entry == nullptr) return {};
+  return {true, entry->has_plan ? &entry->plan : nullptr};
 }
 
 const Plan* PlanCache::find(std::uint32_t id) const {
   const std::lock_guard lock(mutex_);
-  return id >= 1 && id <= plans_.size() ? plans_[id - 1].get() : nullptr;
+  if (id < 1 || id > entries_.size() || !entries_[id - 1]->has_plan) return nullptr;
+  return &entries_[id - 1]->plan;
+}
+
+bool PlanCache::is_full() const {
+  const std::lock_guard lock(mutex_);
+  return entries_.size() >= max_plans_;
 }
 
 const Plan* PlanCache::insert(const Plan& plan) {
-  const std::uint64_t hash = hash_of(plan.signature);
+  auto entry = std::make_unique<Entry>(Entry{plan, true});
   const std::lock_guard lock(mutex_);
-  if (const Plan* present = find_locked(plan.signature, hash)) return present;
-  if (plans_.size() >= max_plans_) return nullptr;
-  auto kept = std::make_unique<Plan>(plan);
-  kept->id = static_cast<std::uint32_t>(plans_.size() + 1);
-  plans_.push_back(std::move(kept));
+  const Entry* kept = insert_locked(std::move(entry));
+  return kept != nullptr && kept->has_plan ? &kept->plan : nullptr;
+}
+
+void PlanCache::insert_unplanned(std::span<const TensorSignature> signature) {
+  auto entry = std::make_unique<Entry>();
+  entry->plan.signature.assign(signature.begin(), signature.end());
+  const std::lock_guard lock(mutex_);
+  insert_locked(std::move(entry));
+}
+
+const PlanCache::Entry* PlanCache::insert_locked(std::unique_ptr<Entry> entry) {
+  const std::uint64_t hash = hash_of(entry->plan.signature);
+  if (const Entry* present = find_locked(entry->plan.signature, hash)) return present;
+  if (entries_.size() >= max_plans_) return nullptr;
+  entry->plan.id = static_cast<std::uint32_t>(entries_.size() + 1);
+  entries_.push_back(std::move(entry));
   const std::uint64_t mask = table_.size() - 1;
   std::uint64_t at = hash & mask;
   while (table_[at] != 0) at = (at + 1) & mask;
-  table_[at] = static_cast<std::uint32_t>(plans_.size());
-  return plans_.back().get();
+  table_[at] = static_cast<std::uint32_t>(entries_.size());
+  return entries_.back().get();
 }
 
 }  // namespace bucketd

@@ -52,6 +52,25 @@ TEST(PlanCache, keeps_no_more_than_its_bound_and_never_replaces) {
   EXPECT_EQ(none.find(one({1, 3})), nullptr);
 }
 
+TEST(PlanCache, knows_which_signatures_have_no_plan) {
+  const ModelDescription model = pad_model("m", {1024});
+  PlanCache cache(2);
+  EXPECT_FALSE(cache.look_up(one({1, 5})).is_known);
+  cache.insert_unplanned(one({1, 5}));
+  EXPECT_TRUE(cache.look_up(one({1, 5})).is_known);
+  EXPECT_EQ(cache.look_up(one({1, 5})).plan, nullptr);
+  EXPECT_EQ(cache.find(1u), nullptr) << "it takes an id that names no plan";
+  EXPECT_FALSE(cache.is_full());
+  Plan plan;
+  ASSERT_TRUE(make_plan(model, one({1, 6}), plan).ok());
+  EXPECT_EQ(cache.insert(plan)->id, 2u);
+  EXPECT_TRUE(cache.is_full());
+  cache.insert_unplanned(one({1, 7}));
+  EXPECT_FALSE(cache.look_up(one({1, 7})).is_known);
+  ASSERT_TRUE(make_plan(model, one({1, 5}), plan).ok());
+  EXPECT_EQ(cache.insert(plan), nullptr) << "nothing is ever replaced";
+}
+
 TEST(PlanCache, gives_the_plan_that_is_there_when_a_signature_comes_twice) {
   const ModelDescription model = pad_model("m", {1024});
   PlanCache cache(4);

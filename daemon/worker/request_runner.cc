@@ -4,6 +4,7 @@
 #include <string>
 
 #include "daemon/plans/padding.h"
+#include "daemon/plans/plan.h"
 #include "daemon/worker/answer.h"
 #include "daemon/worker/monotonic_clock.h"
 #include "daemon/worker/read_once.h"
@@ -108,8 +109,9 @@ Result<std::uint64_t> RequestRunner::execute(const Job& job, CompletionEntry& co
   Status status = lane.model().model->execute(executor_, **prepared, states, outputs_, traffic);
   status_.count_traffic(executor_, traffic);
   if (!status.ok()) return error(std::move(status));
-  // A plan that the cache had no room for has no id that would mean anything later.
-  if (plan != nullptr && plan->id == 0) plan = nullptr;
+  // A plan that the cache had no room for has no id that would mean anything later; one that does
+  // more than pad is of no use to the client.
+  if (plan != nullptr && (plan->id == 0 || !plan->is_padding)) plan = nullptr;
   describe_outputs(model, bucket, is_raw(job.entry) ? plan : nullptr, output_bytes, output);
   completion.status = static_cast<std::uint32_t>(StatusCode::kOk);
   completion.bucket = static_cast<std::uint32_t>(bucket);
@@ -172,6 +174,7 @@ Result<std::unique_ptr<PreparedInputs>> RequestRunner::prepare(Lane& lane,
   const ModelDescription& model = lane.model().description();
   if (!is_raw(entry)) {
     plan = lane.plans().find(entry.plan_id);
+    if (plan != nullptr && !plan->is_padding) plan = nullptr;  // nobody was told of it
     if (Status status = check_padded(model, entry, plan, inputs_); !status.ok()) {
       return error(std::move(status));
     }
@@ -179,8 +182,10 @@ Result<std::unique_ptr<PreparedInputs>> RequestRunner::prepare(Lane& lane,
     Result<const Plan*> found = find_plan(lane);
     if (!found) return error(std::move(found.error()));
     plan = *found;
-  } else if (Status status = check_inputs(model, inputs_.signatures); !status.ok()) {
-    return error(std::move(status));
+  } else {
+    Result<const Plan*> found = find_authors_plan(lane);
+    if (!found) return error(std::move(found.error()));
+    plan = *found;
   }
   if (Status status = copy_inputs(lane, entry.slot, plan, is_raw(entry)); !status.ok()) {
     return error(std::move(status));
@@ -200,6 +205,25 @@ Result<const Plan*> RequestRunner::find_plan(Lane& lane) {
   }
   const Plan* kept = lane.plans().insert(scratch_plan_);
   return kept != nullptr ? kept : &scratch_plan_;
+}
+
+Result<const Plan*> RequestRunner::find_authors_plan(Lane& lane) {
+  PlanCache& plans = lane.plans();
+  const PlanCache::Known known = plans.look_up(inputs_.signatures);
+  if (known.is_known) return known.plan;
+  const ModelDescription& model = lane.model().description();
+  if (Status status = check_inputs(model, inputs_.signatures); !status.ok()) {
+    return error(std::move(status));
+  }
+  const bool has_plans = model.planning.kind == KernelPlanning::kPlanned ||
+                         model.planning.kind == KernelPlanning::kPartly;
+  // Making a plan takes longer than running the kernel: only what is kept is made.
+  if (!has_plans || plans.is_full()) return nullptr;
+  if (lane.model().model->plan(inputs_.signatures, scratch_plan_).ok()) {
+    return plans.insert(scratch_plan_);
+  }
+  plans.insert_unplanned(inputs_.signatures);
+  return nullptr;
 }
 
 // Fills views_ with private tensors: padded by `plan` if `pad`, laid out by it if not, as the
@@ -223,6 +247,18 @@ Status RequestRunner::copy_inputs(Lane& lane, std::uint32_t slot, const Plan* pl
                                                       std::to_string(bytes) + " bytes");
   }
   views_.resize(count);
+  if (plan != nullptr && !plan->is_padding) {
+    sources_.resize(inputs_.signatures.size());
+    for (std::size_t i = 0; i < sources_.size(); ++i) {
+      sources_[i] = source.data() + inputs_.offsets[i];
+    }
+    lay_out(*plan, sources_, memory);
+    for (std::size_t i = 0; i < count; ++i) {
+      const PlanInput& input = plan->inputs[i];
+      views_[i] = {input.dtype, input.padded, memory + input.offset};
+    }
+    return Status();
+  }
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t input = plan != nullptr ? plan->inputs[i].source : i;
     const TensorSignature& signature = inputs_.signatures[input];

@@ -32,11 +32,12 @@ class RequestRunner {
   Result<std::uint64_t> execute(const Job& job, CompletionEntry& completion);
   Status read_inputs(Lane& lane, const SubmissionEntry& entry);
   Status check_session(const Job& job) const;
-  // Inputs in the bucket's form. `plan`: null if the model's kernel is not declarative; may be
-  // scratch_plan_.
+  // Inputs in the bucket's form. `plan`: null if the kernel was run; may be scratch_plan_.
   Result<std::unique_ptr<PreparedInputs>> prepare(Lane& lane, const SubmissionEntry& entry,
                                                   const Plan*& plan);
   Result<const Plan*> find_plan(Lane& lane);
+  // Of a kernel that its author wrote; null when it has none for these inputs.
+  Result<const Plan*> find_authors_plan(Lane& lane);
   Status copy_inputs(Lane& lane, std::uint32_t slot, const Plan* plan, bool pad);
   // Destinations of bucket `bucket`'s outputs in `output`; returns the bytes used.
   std::uint64_t place_outputs(const ModelDescription& model, std::size_t bucket,
@@ -50,6 +51,7 @@ class RequestRunner {
   SubmittedInputs inputs_;
   Plan scratch_plan_;  // of a signature that the lane's cache has no room for
   PrivateBuffer memory_;
+  std::vector<const std::byte*> sources_;
   std::vector<ConstTensorView> views_;
   std::vector<TensorView> outputs_;
 };

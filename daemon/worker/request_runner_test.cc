@@ -180,6 +180,113 @@ TEST(RequestRunner, runs_the_backends_kernel_when_it_is_not_declarative) {
             "model 'm', input 0 'x', dimension 1: size 9 is above the largest bucket's 8");
 }
 
+const testing::FakeModel& fake(const std::shared_ptr<LoadedModel>& model) {
+  return dynamic_cast<const testing::FakeModel&>(*model->model);
+}
+
+TEST(RequestRunner, plans_an_authors_kernel_once_for_each_signature) {
+  Serving serving;
+  ModelDescription description = pad_model("m", {4, 8}, 9);
+  description.kernel = KernelKind::kTorchScript;
+  description.planning = {KernelPlanning::kPlanned, ""};
+  const auto model = serving.add_model(description);
+  const auto client = serving.connect(model);
+  for (int round = 0; round < 3; ++round) {
+    client->lane->submit(0, 1, tensor<std::int64_t>({1, 5}, {1, 2, 3, 4, 5}));
+    const std::optional<TestAnswer> answer = client->lane->wait();
+    ASSERT_EQ(answer->status(), StatusCode::kOk) << answer->message;
+    EXPECT_EQ(answer->entry.bucket, 1u);
+    EXPECT_THAT(answer->cropped<std::int64_t>(0), ElementsAre(1, 2, 3, 4, 5));
+    ASSERT_TRUE(answer->plan.has_value());
+    EXPECT_EQ(answer->entry.plan_id, 1u);
+  }
+  EXPECT_EQ(fake(model).plans_asked(), 1);
+  EXPECT_EQ(fake(model).kernels_run(), 0);
+  SubmissionEntry entry{};
+  entry.kind = static_cast<std::uint8_t>(SubmissionKind::kPadded);
+  entry.plan_id = 1;
+  testing::TestTensor padded = tensor<std::int64_t>({1, 8}, Ids(8, 3));
+  padded.shape = Shape{1, 5};
+  client->lane->submit(0, 1, padded, entry);
+  EXPECT_EQ(client->lane->wait()->status(), StatusCode::kOk);
+}
+
+TEST(RequestRunner, does_not_look_again_for_a_plan_that_an_authors_kernel_has_not) {
+  Serving serving;
+  ModelDescription description = pad_model("m", {4, 8}, 9);
+  description.kernel = KernelKind::kTorchScript;
+  description.checks_inputs = false;
+  description.planning = {KernelPlanning::kPartly, "some"};
+  const auto model = serving.add_model(description);
+  const auto client = serving.connect(model);
+  for (int round = 0; round < 3; ++round) {
+    client->lane->submit(0, 1, tensor<std::int64_t>({1, 9}, Ids(9)));
+    EXPECT_THAT(client->lane->wait()->message, HasSubstr("size 9 is above"));
+  }
+  EXPECT_EQ(fake(model).plans_asked(), 1);
+  EXPECT_EQ(fake(model).kernels_run(), 3);
+}
+
+TEST(RequestRunner, makes_no_plan_that_nobody_would_keep) {
+  Serving serving({.max_plans = 1});
+  ModelDescription description = pad_model("m", {8});
+  description.kernel = KernelKind::kTorchScript;
+  description.planning = {KernelPlanning::kPlanned, ""};
+  const auto model = serving.add_model(description);
+  const auto client = serving.connect(model);
+  for (const std::int64_t size : {3, 4, 4, 3}) {
+    client->lane->submit(0, 1,
+                         tensor<std::int64_t>({1, size}, Ids(static_cast<std::size_t>(size))));
+    const std::optional<TestAnswer> answer = client->lane->wait();
+    ASSERT_EQ(answer->status(), StatusCode::kOk) << answer->message;
+    EXPECT_EQ(answer->plan.has_value(), size == 3);
+  }
+  EXPECT_EQ(fake(model).plans_asked(), 1);
+  EXPECT_EQ(fake(model).kernels_run(), 2);
+}
+
+// A plan that swaps the two rows of its input: nothing that a client can lay out.
+void swap_rows(Plan& plan) {
+  plan.is_padding = false;
+  MoveList& list = plan.moves;
+  list.buffers = {{BufferKind::kInput, DType::kInt64, 0, {2, 4}, 0},
+                  {BufferKind::kOutput, DType::kInt64, 0, {2, 4}, plan.inputs[0].offset}};
+  for (const std::int64_t row : {0, 1}) {
+    Move move;
+    move.to = 1;
+    move.from = 0;
+    move.to_offset = 4 * row;
+    move.from_offset = 4 * (1 - row);
+    move.rank = 1;
+    move.dims[0] = {4, 1, 1};
+    list.moves.push_back(move);
+  }
+}
+
+TEST(RequestRunner, does_itself_what_a_client_cannot_lay_out) {
+  Serving serving;
+  ModelDescription description = pad_model("m", {4}, 0, PadSide::kRight, DType::kInt64, 2);
+  description.kernel = KernelKind::kTorchScript;
+  description.planning = {KernelPlanning::kPlanned, ""};
+  const auto model = serving.add_model(description);
+  dynamic_cast<testing::FakeModel&>(*model->model).change_plans(swap_rows);
+  const auto client = serving.connect(model);
+  SubmissionEntry entry{};
+  for (int round = 0; round < 2; ++round) {
+    client->lane->submit(0, 1, tensor<std::int64_t>({2, 4}, {1, 2, 3, 4, 5, 6, 7, 8}));
+    const std::optional<TestAnswer> answer = client->lane->wait();
+    ASSERT_EQ(answer->status(), StatusCode::kOk) << answer->message;
+    EXPECT_THAT(answer->cropped<std::int64_t>(0), ElementsAre(5, 6, 7, 8, 1, 2, 3, 4));
+    EXPECT_FALSE(answer->plan.has_value());
+    EXPECT_EQ(answer->entry.plan_id, 0u);
+  }
+  EXPECT_EQ(fake(model).kernels_run(), 0);
+  entry.kind = static_cast<std::uint8_t>(SubmissionKind::kPadded);
+  entry.plan_id = 1;  // guessed
+  client->lane->submit(0, 1, tensor<std::int64_t>({2, 4}, Ids(8)), entry);
+  EXPECT_THAT(client->lane->wait()->message, HasSubstr("no plan 1"));
+}
+
 TEST(RequestRunner, answers_wrong_requests_with_a_reason_and_no_bucket_and_goes_on) {
   Serving serving;
   const auto client = serving.connect(serving.add_model(pad_model("bert", {8})));
