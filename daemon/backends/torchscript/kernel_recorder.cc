@@ -110,6 +110,8 @@ class KernelRun {
   }
 
   Status run_constant(const Node* node) {
+    // Functions that were inlined are left behind as constants.
+    if (!node->output()->hasUses()) return Status();
     std::optional<c10::IValue> value;
     // LibTorch 1.13 has an optional of its own.
     if (auto constant = torch::jit::toIValue(node->output())) value = *constant;

@@ -81,7 +81,9 @@ void plan(benchmark::State& state, const std::string& name, std::int64_t length)
   std::vector<const std::byte*> sources;
   for (const ConstTensorView& view : inputs.const_views()) sources.push_back(view.data);
   Plan plan;
-  if (!model->plan(signature, plan).ok()) return state.SkipWithError("the kernel has no plan");
+  if (const Status status = model->plan(signature, plan); !status.ok()) {
+    return state.SkipWithError(status.message().c_str());
+  }
   const std::unique_ptr<std::byte[]> memory(new std::byte[plan.private_bytes + 64]);
   for (auto _ : state) {
     lay_out(plan, sources, memory.get());

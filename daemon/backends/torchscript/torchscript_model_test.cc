@@ -49,6 +49,61 @@ TEST(TorchScriptModel, the_guides_kernel_sends_122_to_128_and_444_to_512) {
   }
 }
 
+TEST(TorchScriptModel, the_guides_kernel_is_planned_for_every_length) {
+  const auto backend = make_backend();
+  LoadedModel model(*backend, "suite/script_kernel");
+  ASSERT_TRUE(model);
+  EXPECT_EQ(model->description().planning, (KernelPlanSpec{KernelPlanning::kPlanned, ""}));
+  for (const std::int64_t length : {1, 122, 128, 129, 444, 512}) {
+    const std::vector<TensorSignature> signature(3, {DType::kInt64, Shape{1, length}});
+    Plan plan;
+    const Status status = model->plan(signature, plan);
+    ASSERT_TRUE(status.ok()) << length << ": " << status.to_string();
+    EXPECT_EQ(plan.bucket, length <= 128 ? 0u : 1u);
+    EXPECT_TRUE(plan.is_padding);
+  }
+  Plan plan;
+  EXPECT_FALSE(
+      model->plan(std::vector<TensorSignature>(3, {DType::kInt64, Shape{1, 513}}), plan).ok());
+  // Floats fit no bucket of this model: the kernel is run, and says so.
+  EXPECT_EQ(
+      model->plan(std::vector<TensorSignature>(3, {DType::kFloat32, Shape{1, 122}}), plan).code(),
+      StatusCode::kInternal);
+}
+
+TEST(TorchScriptModel, a_kernel_that_converts_is_planned_where_that_is_exact) {
+  const auto backend = make_backend();
+  LoadedModel model(*backend, "converting_kernel");
+  ASSERT_TRUE(model);
+  EXPECT_EQ(model->description().planning.kind, KernelPlanning::kPlanned);
+  Plan plan;
+  ASSERT_TRUE(model->plan(std::vector<TensorSignature>{{DType::kInt8, Shape{3}}}, plan).ok());
+  EXPECT_FALSE(plan.is_padding);
+  EXPECT_EQ(plan.inputs[0].dtype, DType::kInt64);
+  const Status status =
+      model->plan(std::vector<TensorSignature>{{DType::kFloat32, Shape{3}}}, plan);
+  EXPECT_EQ(status.code(), StatusCode::kUnimplemented);
+  EXPECT_THAT(status.message(), HasSubstr("aten::to: it converts float32 [3] to int64 [3]"));
+}
+
+TEST(TorchScriptModel, a_kernel_that_pads_by_the_masks_sum_is_unplanned_and_says_why) {
+  const auto backend = make_backend();
+  LoadedModel model(*backend, "pads_by_mask");
+  ASSERT_TRUE(model);
+  EXPECT_EQ(model->description().planning.kind, KernelPlanning::kUnplanned);
+  EXPECT_EQ(model->description().planning.reason, "aten::sum: it reads numbers of an input");
+  Plan plan;
+  const std::vector<TensorSignature> signature(2, {DType::kInt64, Shape{1, 6}});
+  EXPECT_EQ(model->plan(signature, plan).code(), StatusCode::kUnimplemented);
+  std::vector<Tensor> inputs;
+  inputs.push_back(Tensor::of<std::int64_t>({1, 6}, {1, 2, 3, 4, 5, 6}));
+  inputs.push_back(Tensor::of<std::int64_t>({1, 6}, {1, 1, 1, 1, 0, 0}));
+  auto reply = model.run(std::move(inputs));
+  ASSERT_TRUE(reply.has_value()) << reply.error().to_string();
+  EXPECT_EQ(reply->bucket, 0u);
+  EXPECT_THAT(reply->outputs[0].values<std::int64_t>(), ElementsAre(2, 3, 4, 5));
+}
+
 TEST(TorchScriptModel, above_the_largest_bucket_is_out_of_range_with_sizes) {
   const auto backend = make_backend();
   LoadedModel model(*backend, "suite/script_kernel");

@@ -101,6 +101,19 @@ def to_int64_kernel(inputs: List[torch.Tensor]):
     return given, torch.tensor([0])
 
 
+@torch.jit.script
+def by_mask_kernel(inputs: List[torch.Tensor]):
+    """Cuts what the mask says is padding, then pads to 4 or 8: sizes come out of numbers."""
+    length = int(inputs[1].sum())
+    size = 4 if length <= 4 else 8
+    padded: List[torch.Tensor] = []
+    if length <= 8:
+        for x in inputs:
+            x = x[:, :length]
+            padded.append(torch.constant_pad_nd(x, [0, size - x.size(1)], 0))
+    return padded, torch.tensor([0 if length <= 4 else 1])
+
+
 class Function(torch.nn.Module):
     def __init__(self, function):
         super().__init__()
@@ -224,6 +237,11 @@ def make_tensor_beyond_its_storage(folder):
 def make_kernels(folder):
     trace(folder, "converting_kernel", lambda x: x + 1, [torch.ones(1, 8, dtype=torch.int64)], accepts="kernel",
           kernel=lambda: to_int64_kernel, output_names=["y"], kernel_may_change_values=True)
+    ones = [(torch.ones(1, n, dtype=torch.int64),) * 2 for n in (4, 8)]
+    config = BucketModelConfig(lambda: by_mask_kernel, name="pads_by_mask", input_names=["x", "mask"], output_names=["y"],
+                               accepts="kernel", kernel_may_change_values=True)
+    model = Function(lambda x, mask: x + mask)
+    torch_neuronx.bucket_model_trace(lambda: (model, {}), ones, config).save(folder / "pads_by_mask.pt")
 
 
 def make_buckets(folder):
