@@ -178,6 +178,64 @@ TEST_F(SupervisorAccessTest, sessions_of_others_cannot_be_told_from_none) {
   EXPECT_THAT(owner.ask(open_session("m", id)).status().message(), HasSubstr("was closed"));
 }
 
+TEST_F(SupervisorAccessTest, at_a_total_limit_anybodys_longest_idle_session_makes_room) {
+  daemon_.write_artifact("m.pt", "name: m\nstates: 1");
+  daemon_.start(
+      "models: [{path: m.pt}]\n"
+      "sessions: {total: 3, per_user: 2, when_full: evict_longest_idle}");
+  daemon_.wait_ready();
+  ControlClient first = connect_as(kStranger);
+  first.greet();
+  ControlClient second = connect_as(kOther);
+  second.greet();
+  const auto open = [](ControlClient& client) {
+    const Received answer = client.ask(open_session("m"));
+    if (!answer.status().ok()) throw std::runtime_error(answer.status().to_string());
+    return answer.message().body_as_SessionOpened()->session_id()->str();
+  };
+  const std::string oldest = open(first);
+  const std::string used = open(first);
+  const std::string others = open(second);
+  EXPECT_EQ(first.ask(close_session(oldest, true)).status(), Status());
+  EXPECT_EQ(second.ask(close_session(others, true)).status(), Status());
+  // At one's own limit only one's own session goes, although the other's is idle, too.
+  EXPECT_EQ(first.ask(open_session("m", used)).status(), Status());
+  open(first);
+  EXPECT_THAT(first.ask(open_session("m", oldest)).status().message(), HasSubstr("was evicted"));
+  EXPECT_EQ(second.ask(open_session("m", others)).status(), Status());
+  EXPECT_EQ(second.ask(close_session(others, true)).status(), Status());
+  // All of the first's are open: at the total limit the second's own idle one goes; then none can.
+  open(second);
+  EXPECT_THAT(second.ask(open_session("m", others)).status().message(), HasSubstr("was evicted"));
+  EXPECT_EQ(second.ask(open_session("m")).status().code(), StatusCode::kResourceExhausted);
+  // What another user leaves idle makes room, and only its owner hears why.
+  EXPECT_EQ(first.ask(close_session(used, true)).status(), Status());
+  open(second);
+  EXPECT_THAT(first.ask(open_session("m", used)).status().message(), HasSubstr("was evicted"));
+  EXPECT_EQ(second.ask(open_session("m", used)).status().to_string(),
+            "NOT_FOUND: this user has no session of that id");
+}
+
+TEST_F(SupervisorAccessTest, memory_for_state_is_limited_over_all_users) {
+  daemon_.write_artifact("m.pt", "name: m\nstates: 1");
+  daemon_.start(
+      "models: [{path: m.pt}]\n"
+      "sessions: {bytes_total: 8192, bytes_per_user: 8192}");
+  daemon_.wait_ready();
+  ControlClient first = connect_as(kStranger);
+  first.greet();
+  ControlClient second = connect_as(kOther);
+  second.greet();
+  const std::string id =
+      first.ask(open_session("m")).message().body_as_SessionOpened()->session_id()->str();
+  EXPECT_EQ(first.ask(operate(id, wire::SessionOperation::kCheckpoint)).status(), Status());
+  const Status full = second.ask(open_session("m")).status();
+  EXPECT_EQ(full.code(), StatusCode::kResourceExhausted);
+  EXPECT_THAT(full.message(), HasSubstr("'sessions.bytes_total', 8192"));
+  EXPECT_EQ(first.ask(close_session(id)).status(), Status());
+  EXPECT_EQ(second.ask(open_session("m")).type(), wire::Body::SessionOpened);
+}
+
 TEST_F(SupervisorAccessTest, state_of_scope_model_is_each_users_own_unless_it_is_shared) {
   daemon_.write_artifact("own.pt", "name: own\nstates: 1");
   daemon_.write_artifact("all.pt", "name: all\nstates: 1");

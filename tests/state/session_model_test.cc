@@ -164,7 +164,14 @@ class SessionModel : public ::testing::TestWithParam<Transport> {
     EXPECT_LE(torn, 2u) << "more than were executing";
   }
 
-  TestDaemon daemon_{TestDaemon::serving({"tape_head", "tape_tail"})};
+  // A worker that is killed while it executes something is charged to whom it executes it for.
+  static nlohmann::json configuration() {
+    nlohmann::json config = TestDaemon::serving({"tape_head", "tape_tail"});
+    config["crash"] = {{"deaths_per_client", 100'000}};
+    return config;
+  }
+
+  TestDaemon daemon_{configuration()};
   std::mt19937 random_{20260801};
   std::map<std::string, Model> models_;
   std::vector<Subject> subjects_;

@@ -130,12 +130,7 @@ TEST_P(Sessions, are_refused_beyond_the_limit_or_take_the_place_of_the_longest_i
     EXPECT_EQ(full.code(), StatusCode::kResourceExhausted) << full.to_string();
     EXPECT_THAT(full.message(), HasSubstr("2"));
     EXPECT_EQ(first.keep(), Status());
-    if (evicts) {
-      // The worker lets go of it in its own time.
-      EXPECT_TRUE(eventually([&] { return model.open_session().has_value(); }));
-    } else {
-      EXPECT_FALSE(model.open_session());
-    }
+    EXPECT_EQ(model.open_session().has_value(), evicts);
     const Result<Session> again = model.resume_session(first.id());
     EXPECT_EQ(again.has_value(), !evicts);
     if (!again) {
@@ -240,8 +235,9 @@ TEST_P(Sessions, leave_nothing_when_they_are_closed) {
   for (int i = 0; i < cycles / 5 && !HasFailure(); ++i) cycle();
   EXPECT_EQ(client.status()->sessions, 0u);
   EXPECT_TRUE(eventually(nothing_is_mapped));
-  EXPECT_EQ(count("/proc/" + std::to_string(daemon.pid()) + "/fd"), daemon_fds);
-  EXPECT_EQ(count("/proc/" + std::to_string(worker) + "/fd"), worker_fds);
+  // Fewer when the process that tried the artifact out has ended meanwhile.
+  EXPECT_LE(count("/proc/" + std::to_string(daemon.pid()) + "/fd"), daemon_fds);
+  EXPECT_LE(count("/proc/" + std::to_string(worker) + "/fd"), worker_fds);
   EXPECT_TRUE(client.sessions()->empty());
   const std::int64_t daemon_growth_kib = resident_kib(daemon.pid()) - daemon_kib;
   const std::int64_t worker_growth_kib = resident_kib(worker) - worker_kib;
@@ -268,6 +264,45 @@ TEST_P(Sessions, of_scope_model_are_one_for_all_callers) {
     ASSERT_TRUE(answer) << answer.error().to_string();
     EXPECT_EQ(answer->outputs[0], filled<float>({1, 8}, static_cast<float>(i)));
   }
+  Client client = daemon.connect({.transport = GetParam()});
+  const auto sessions = client.sessions();
+  ASSERT_TRUE(sessions && sessions->size() == 1);
+  EXPECT_EQ(sessions->at(0).requests, 10u);
+  Model model = *client.open("counter");
+  {
+    Session state = *model.resume_session(sessions->at(0).id);
+    const Status kept = state.keep();
+    EXPECT_EQ(kept.code(), StatusCode::kFailedPrecondition) << kept.to_string();
+    EXPECT_THAT(kept.message(), HasSubstr("is the state of model 'counter'"));
+    EXPECT_EQ(state.close().code(), StatusCode::kFailedPrecondition);
+  }
+  EXPECT_EQ(client.reset_session(sessions->at(0).id), Status());
+  EXPECT_EQ(call(first, {filled<float>({1, 8}, 1)})->outputs[0], filled<float>({1, 8}, 1));
+  daemon.expect_clean_stop();
+}
+
+TEST_P(Sessions, of_scope_model_say_that_they_are_torn_and_what_mends_them) {
+  expect_models_to_crash();
+  nlohmann::json config;
+  config["artifact_roots"] = {BUCKETD_FAILING_ARTIFACTS};
+  config["workers"] = {{{"cores", 1}, {"operator_libraries", {BUCKETD_TEST_OPERATORS}}}};
+  config["crash"] = {{"deaths_per_client", 10}, {"restart_delay_ms", 1}};
+  config["models"] = {{{"name", "fragile"},
+                       {"path", BUCKETD_FAILING_ARTIFACTS "/abort_with_state.pt"},
+                       {"state_scope", "model"}}};
+  TestDaemon daemon(config);
+  ASSERT_TRUE(daemon.start());
+  Client client = daemon.connect({.transport = GetParam()});
+  Model model = *client.open("fragile");
+  EXPECT_EQ(call(model, {filled<float>({1, 8}, 3)})->outputs[0], filled<float>({1, 8}, 3));
+  EXPECT_EQ(call(model, {filled<float>({1, 8}, 666)}).error().code(), StatusCode::kAborted);
+  const Status torn = call(model, {filled<float>({1, 8}, 1)}).error();
+  EXPECT_EQ(torn.code(), StatusCode::kFailedPrecondition) << torn.to_string();
+  EXPECT_THAT(torn.message(), HasSubstr("the state of model 'fragile' is torn"));
+  const std::string id = client.sessions()->at(0).id;
+  EXPECT_THAT(torn.message(), HasSubstr(id));
+  EXPECT_EQ(client.reset_session(id), Status());
+  EXPECT_EQ(call(model, {filled<float>({1, 8}, 4)})->outputs[0], filled<float>({1, 8}, 4));
   daemon.expect_clean_stop();
 }
 
