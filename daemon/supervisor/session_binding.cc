@@ -167,6 +167,7 @@ void SessionTable::bound(std::uint64_t handle, std::uint64_t connection_id, std:
   session->used = Clock::now();
   schedule(session->used + limits_.idle_timeout);
   answer(given_up, error(reason));
+  released(given_up);
   if (connection_id == kOwnConnection && !session->tasks.empty()) {
     return finish_task(*session, reason);
   }
