@@ -1,5 +1,6 @@
 #include "daemon/backends/torchscript/graph_analysis.h"
 
+#include <algorithm>
 #include <memory>
 #include <string_view>
 #include <unordered_set>
@@ -10,6 +11,85 @@ namespace {
 using torch::jit::Graph;
 using torch::jit::Node;
 using torch::jit::Value;
+
+// Whether values of the type are numbers, texts, and lists of such.
+bool holds_no_tensor(const c10::TypePtr& type) {
+  switch (type->kind()) {
+    case c10::TypeKind::IntType:
+    case c10::TypeKind::FloatType:
+    case c10::TypeKind::BoolType:
+    case c10::TypeKind::StringType:
+    case c10::TypeKind::NoneType:
+    case c10::TypeKind::DeviceObjType:
+      return true;
+    case c10::TypeKind::ListType:
+    case c10::TypeKind::DictType:
+    case c10::TypeKind::TupleType:
+    case c10::TypeKind::OptionalType: {
+      const auto inner = type->containedTypes();
+      return std::all_of(inner.begin(), inner.end(), holds_no_tensor);
+    }
+    default:
+      return false;
+  }
+}
+
+// What an attribute of the graph's `self` is, however deep; nothing if `value` is something else.
+std::optional<c10::IValue> attribute_value(const Value* value, const Value* self_value,
+                                           const c10::IValue& self) {
+  if (value == self_value) return self;
+  if (value->node()->kind() != c10::prim::GetAttr) return std::nullopt;
+  const std::optional<c10::IValue> holder =
+      attribute_value(value->node()->input(0), self_value, self);
+  if (!holder || !holder->isObject()) return std::nullopt;
+  return holder->toObject()->getAttr(value->node()->s(c10::attr::name));
+}
+
+// What an attribute of the graph's `self` or a constant is.
+std::optional<c10::IValue> kept_value(const Value* value, const Value* self_value,
+                                      const c10::IValue& self) {
+  if (value->node()->kind() == c10::prim::GetAttr) return attribute_value(value, self_value, self);
+  if (auto constant = torch::jit::toIValue(value)) return *constant;
+  return std::nullopt;
+}
+
+// Operators without a schema of which it is known that they write into no tensor.
+bool only_builds(const Node* node) {
+  static const std::unordered_set<std::string_view> kKinds = {
+      "prim::Constant",       "prim::GetAttr",       "prim::SetAttr",        "prim::If",
+      "prim::Loop",           "prim::ListConstruct", "prim::ListUnpack",     "prim::TupleConstruct",
+      "prim::TupleUnpack",    "prim::TupleIndex",    "prim::TupleSlice",     "prim::DictConstruct",
+      "prim::RaiseException", "prim::Uninitialized", "prim::unchecked_cast", "prim::isinstance",
+      "prim::Print"};
+  return kKinds.contains(node->kind().toQualString());
+}
+
+// A list that the graph itself makes: writing into it changes which tensors are in it, not these.
+bool is_fresh_list(const Value* value) {
+  return value->type()->kind() == c10::TypeKind::ListType &&
+         value->node()->kind() == c10::prim::ListConstruct;
+}
+
+// The attributes and constants that the tensor `value` is or views; none if it is an argument of
+// the graph, or memory that an operator made. False when that cannot be told.
+bool find_origins(const Value* value, const Graph* graph, std::vector<const Value*>& origins) {
+  const Node* node = value->node();
+  if (node->kind() == c10::prim::GetAttr || node->kind() == c10::prim::Constant) {
+    origins.push_back(value);
+    return true;
+  }
+  if (node == graph->block()->param_node()) return true;
+  const c10::FunctionSchema* schema = node->maybeSchema();
+  if (schema == nullptr || value->offset() >= schema->returns().size()) return false;
+  const c10::AliasInfo* alias = schema->returns()[value->offset()].alias_info();
+  if (alias == nullptr) return true;
+  if (alias->isWildcardAfter()) return false;
+  for (std::size_t i = 0; i < schema->arguments().size() && i < node->inputs().size(); ++i) {
+    if (schema->arguments()[i].alias_info() == nullptr) continue;
+    if (!find_origins(node->input(i), graph, origins)) return false;
+  }
+  return true;
+}
 
 // Gives a view of its first argument, or a property of it that is not a value.
 bool looks_at_shape_only(std::string_view kind) {
@@ -127,6 +207,45 @@ std::vector<bool> written_arguments(const torch::jit::Function& function) {
   for (std::size_t i = 1; i < graph->inputs().size(); ++i) {
     written.push_back(aliases.hasWriters(graph->inputs()[i]));
   }
+  return written;
+}
+
+// Not by LibTorch's alias analysis: to that all attributes and arguments may be one another, so
+// that a bucket which writes its states would seem to write its weights.
+std::optional<std::vector<at::Tensor>> written_kept_tensors(const torch::jit::Function& function,
+                                                            const c10::IValue& self) {
+  const std::shared_ptr<Graph> graph = inlined_graph(function);
+  std::vector<at::Tensor> written;
+  bool is_known = true;
+  visit_nodes(graph->block(), [&](const Node* node) {
+    const c10::FunctionSchema* schema = node->maybeSchema();
+    if (schema == nullptr) {
+      is_known = is_known && only_builds(node);
+      return;
+    }
+    for (std::size_t i = 0; i < schema->arguments().size() && i < node->inputs().size(); ++i) {
+      const c10::AliasInfo* alias = schema->arguments()[i].alias_info();
+      const bool writes_tensor =
+          alias != nullptr && alias->isWrite() && !holds_no_tensor(node->input(i)->type());
+      if (!writes_tensor) continue;
+      // Lists are memory of their own; which tensors are in them is not followed.
+      std::vector<const Value*> origins;
+      if (!node->input(i)->type()->isSubtypeOf(*c10::TensorType::get()) ||
+          !find_origins(node->input(i), graph.get(), origins)) {
+        is_known = is_known && is_fresh_list(node->input(i));
+        continue;
+      }
+      for (const Value* origin : origins) {
+        const std::optional<c10::IValue> value = kept_value(origin, graph->inputs()[0], self);
+        if (value && value->isTensor()) {
+          written.push_back(value->toTensor());
+        } else {
+          is_known = false;
+        }
+      }
+    }
+  });
+  if (!is_known) return std::nullopt;
   return written;
 }
 

@@ -6,6 +6,7 @@
 #include "daemon/backends/torchscript/libtorch.h"
 // The precompiled header comes first.
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,11 @@ void visit_nodes(const torch::jit::Block* block, const Visit& visit) {
 // For every argument of `function` after `self`: whether it may be written in place. True when in
 // doubt.
 std::vector<bool> written_arguments(const torch::jit::Function& function);
+
+// The tensors that `function`, a method of `self`, may write in place although they outlive its call:
+// attributes of `self` and of what it holds, constants of its graph. Nothing when that cannot be told.
+std::optional<std::vector<at::Tensor>> written_kept_tensors(const torch::jit::Function& function,
+                                                            const c10::IValue& self);
 
 struct PreprocessorAnalysis {
   // What it gives depends on the shapes of its arguments and the bucket index only, and is made of

@@ -135,12 +135,33 @@ Status LoadedModule::take_apart(const torch::jit::Module& module) {
   module_ = module;
   module_.eval();
   self_ = module_._ivalue();
-  // Storages first: everything after may run on them.
+  // Storages are checked first, and again when equal ones have become one: what runs, runs on them.
   for (const auto step :
        {&LoadedModule::measure_storages, &LoadedModule::find_buckets, &LoadedModule::find_kernel,
-        &LoadedModule::find_preprocessor, &LoadedModule::find_states}) {
+        &LoadedModule::find_preprocessor, &LoadedModule::share_weights, &LoadedModule::find_states,
+        &LoadedModule::measure_storages}) {
     if (Status status = (this->*step)(); !status.ok()) return status;
   }
+  return Status();
+}
+
+// N buckets at the memory of one: weights that the file holds once for each bucket.
+Status LoadedModule::share_weights() {
+  std::vector<at::Tensor> kept_apart;
+  // Every method that is ever run.
+  std::vector<std::pair<const torch::jit::Function*, c10::IValue>> methods{{kernel_, self_}};
+  if (preprocessor_ != nullptr) methods.emplace_back(preprocessor_, self_);
+  for (const Bucket& bucket : buckets_) methods.emplace_back(bucket.forward, bucket.self);
+  for (const auto& [method, self] : methods) {
+    const std::optional<std::vector<at::Tensor>> written = written_kept_tensors(*method, self);
+    if (!written) return Status();  // nobody knows: all stay apart
+    kept_apart.insert(kept_apart.end(), written->begin(), written->end());
+  }
+  std::vector<at::Tensor> weights = graph_constants(module_);
+  for (const torch::jit::NameValue& attribute : module_.named_attributes(/*recurse=*/true)) {
+    if (attribute.value.isTensor()) weights.push_back(attribute.value.toTensor());
+  }
+  share_equal_storages(weights, kept_apart);
   return Status();
 }
 

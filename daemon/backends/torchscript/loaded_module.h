@@ -69,6 +69,7 @@ class LoadedModule {
   const at::Tensor& initial_state(std::size_t state) const { return initial_states_[state]; }
 
   // Bytes of all distinct storages that the module holds, constants of its graphs included.
+  // Storages with equal bytes that nobody writes into are one.
   std::uint64_t resident_bytes() const { return resident_bytes_; }
 
  private:
@@ -86,6 +87,7 @@ class LoadedModule {
   Status find_preprocessor();
   Status find_states();
   Status measure_storages();
+  Status share_weights();
   std::string model_text() const { return "model '" + description_.name + "'"; }
   tl::unexpected<Status> unfit(const std::string& what) const;
 

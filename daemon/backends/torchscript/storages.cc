@@ -1,7 +1,10 @@
 #include "daemon/backends/torchscript/storages.h"
 
 #include <optional>
+#include <string_view>
+#include <unordered_map>
 #include <unordered_set>
+#include <utility>
 
 #include "daemon/backends/torchscript/tensors.h"
 
@@ -29,7 +32,43 @@ std::optional<std::uint64_t> reach_bytes(const at::Tensor& tensor) {
   return bytes;
 }
 
+bool has_storage(const at::Tensor& tensor) {
+  return tensor.defined() && tensor.layout() == at::kStrided && tensor.is_cpu();
+}
+
+std::string_view bytes_of(const at::Storage& storage) {
+  return {static_cast<const char*>(storage.data()), storage.nbytes()};
+}
+
 }  // namespace
+
+void share_equal_storages(const std::vector<at::Tensor>& tensors,
+                          const std::vector<at::Tensor>& kept_apart) {
+  std::unordered_set<const void*> apart;
+  for (const at::Tensor& tensor : kept_apart) {
+    if (has_storage(tensor)) apart.insert(tensor.storage().unsafeGetStorageImpl());
+  }
+  // By content, the one that stays; by storage, the one that takes its place. Both are held until
+  // the end, so that no address means two storages.
+  std::unordered_map<std::string_view, at::Storage> kept;
+  std::unordered_map<const void*, std::pair<at::Storage, at::Storage>> replaced;
+  for (const at::Tensor& tensor : tensors) {
+    if (!has_storage(tensor)) continue;
+    const at::Storage storage = tensor.storage();
+    const void* key = storage.unsafeGetStorageImpl();
+    if (apart.contains(key) || storage.nbytes() == 0) continue;
+    auto found = replaced.find(key);
+    if (found == replaced.end()) {
+      const at::Storage& one = kept.emplace(bytes_of(storage), storage).first->second;
+      found = replaced.emplace(key, std::pair(storage, one)).first;
+    }
+    const at::Storage& one = found->second.second;
+    at::TensorImpl* impl = tensor.unsafeGetTensorImpl();
+    if (one.unsafeGetStorageImpl() != key && impl->allow_tensor_metadata_change()) {
+      impl->set_storage_keep_dtype(one);
+    }
+  }
+}
 
 Result<std::uint64_t> distinct_storage_bytes(const std::vector<at::Tensor>& tensors) {
   std::unordered_set<const void*> counted;

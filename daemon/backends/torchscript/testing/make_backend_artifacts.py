@@ -8,6 +8,7 @@ import argparse
 import inspect
 import pathlib
 import sys
+import warnings
 from typing import List
 
 _ROOT = pathlib.Path(__file__).resolve().parents[4]
@@ -248,6 +249,13 @@ def make_buckets(folder):
     trace(folder, "writes_input", lambda x: x.add_(1), [torch.ones(1, 4)])
     trace(folder, "raises_on_negative", Function(refuse_negative), [torch.ones(1, 4), torch.ones(1, 8)], output_names=["y"])
     trace(folder, "transposed", lambda x: x.t(), [torch.ones(2, 4), torch.ones(2, 8)])
+    # Weights that the file holds once for each bucket: constants of each trace of its own.
+    weight = [[float((3 * i + j) % 11) for j in range(64)] for i in range(64)]
+    multiply = Function(lambda x: torch.matmul(x, torch.tensor(weight)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # that these are constants
+        trace(folder, "weights_of_one_bucket", multiply, [torch.ones(1, 64)])
+        trace(folder, "weights_of_four_buckets", multiply, [torch.ones(n, 64) for n in (1, 2, 4, 8)])
     generator = torch.Generator().manual_seed(1)
     trace(folder, "product", Product(torch.randn(512, 512, generator=generator) / 512**0.5),
           [torch.ones(n, 512) for n in (128, 512)])
