@@ -8,7 +8,6 @@ import argparse
 import inspect
 import pathlib
 import sys
-import warnings
 from typing import List
 
 _ROOT = pathlib.Path(__file__).resolve().parents[4]
@@ -142,6 +141,15 @@ class Adds(torch.nn.Module):
         return x + self.eight
 
 
+class AddsLast(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", torch.arange(4096.0))
+
+    def forward(self, x):
+        return x + self.table[-1]
+
+
 def grow(x, cache):
     cache.add_(x)
     return cache * 2
@@ -249,13 +257,8 @@ def make_buckets(folder):
     trace(folder, "writes_input", lambda x: x.add_(1), [torch.ones(1, 4)])
     trace(folder, "raises_on_negative", Function(refuse_negative), [torch.ones(1, 4), torch.ones(1, 8)], output_names=["y"])
     trace(folder, "transposed", lambda x: x.t(), [torch.ones(2, 4), torch.ones(2, 8)])
-    # Weights that the file holds once for each bucket: constants of each trace of its own.
-    weight = [[float((3 * i + j) % 11) for j in range(64)] for i in range(64)]
-    multiply = Function(lambda x: torch.matmul(x, torch.tensor(weight)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # that these are constants
-        trace(folder, "weights_of_one_bucket", multiply, [torch.ones(1, 64)])
-        trace(folder, "weights_of_four_buckets", multiply, [torch.ones(n, 64) for n in (1, 2, 4, 8)])
+    # Weights that the file holds once for each bucket; the authoring package would hold them once.
+    (folder / "equal_weights.pt").write_bytes(module_mutations.build(buckets=(AddsLast(), AddsLast())))
     generator = torch.Generator().manual_seed(1)
     trace(folder, "product", Product(torch.randn(512, 512, generator=generator) / 512**0.5),
           [torch.ones(n, 512) for n in (128, 512)])
