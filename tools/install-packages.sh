@@ -2,9 +2,10 @@
 # Installs the Debian packages that bucketd needs. A second run finds everything in place and is
 # instant, also without network.
 #
-#   tools/install-packages.sh [demo|test]     default: test
+#   tools/install-packages.sh [demo|test|bench]     default: test
 #
 # demo: what builds and runs bucketd. test: also what checks it (sanitizers, clang, formatting).
+# bench: what bucketd-bench compares it with, and draws with; not needed for anything else.
 set -euo pipefail
 
 readonly kDemoPackages=(
@@ -24,13 +25,19 @@ readonly kTestPackages=(
   util-linux             # unshare, for the namespace test
   procps
 )
+readonly kBenchPackages=(
+  libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
+  libiceoryx-posh-dev iceoryx
+  gnuplot-nox
+)
 
 mode=${1:-test}
 case "$mode" in
   demo) wanted=("${kDemoPackages[@]}") ;;
   test) wanted=("${kDemoPackages[@]}" "${kTestPackages[@]}") ;;
-  -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
-  *) echo "usage: tools/install-packages.sh [demo|test]" >&2; exit 2 ;;
+  bench) wanted=("${kDemoPackages[@]}" "${kBenchPackages[@]}") ;;
+  -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  *) echo "usage: tools/install-packages.sh [demo|test|bench]" >&2; exit 2 ;;
 esac
 
 missing=()

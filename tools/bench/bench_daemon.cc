@@ -9,7 +9,7 @@
 namespace bucketd {
 namespace {
 
-constexpr std::chrono::seconds kConnectTimeout{60};
+constexpr std::chrono::seconds kServeTimeout{60};
 constexpr std::chrono::minutes kLoadTimeout{5};
 
 nlohmann::json wakeup_settings(Waiting waiting) {
@@ -26,17 +26,6 @@ nlohmann::json wakeup_settings(Waiting waiting) {
 
 }  // namespace
 
-ClientOptions client_options(Waiting waiting, const std::string& socket_path) {
-  ClientOptions options{.socket_path = socket_path,
-                        .connect_timeout = kConnectTimeout,
-                        .reconnect_timeout = kLoadTimeout,
-                        .name = "bucketd-bench"};
-  if (waiting == Waiting::kAwake) {
-    options.spin_us = static_cast<std::uint32_t>(std::chrono::microseconds(kAwakeSpin).count());
-  }
-  return options;
-}
-
 Result<BenchDaemon> BenchDaemon::start(Waiting waiting, std::size_t core,
                                        const std::filesystem::path& artifact_folder) {
   nlohmann::json settings = {{"artifact_roots", {artifact_folder}},
@@ -49,7 +38,7 @@ Result<BenchDaemon> BenchDaemon::start(Waiting waiting, std::size_t core,
   Result<Client> client = Client::connect(client_options(waiting, daemon->socket_path()));
   if (!client) return error(client.error().with_context(daemon->log()));
   Result<DaemonStatus> status = client->status();
-  const auto deadline = std::chrono::steady_clock::now() + kConnectTimeout;
+  const auto deadline = std::chrono::steady_clock::now() + kServeTimeout;
   while (status && (status->workers.empty() || status->workers[0].state != WorkerState::kServing)) {
     if (std::chrono::steady_clock::now() > deadline) {
       return error(StatusCode::kUnavailable, "the worker does not serve: " + daemon->log());

@@ -15,20 +15,9 @@
 #include "bucketd/client.h"
 #include "bucketd/session.h"
 #include "tools/bench/local_daemon.h"
+#include "tools/bench/waiting.h"
 
 namespace bucketd {
-
-// How client and worker wait for each other.
-enum class Waiting {
-  kDefault,   // as configured out of the box
-  kSleeping,  // a plain futex, at once
-  kAwake,     // both look for kAwakeSpin before they sleep; they have a CPU each
-};
-
-// Between turns nobody calls for longer than this, so that the other side's CPUs are free.
-inline constexpr std::chrono::milliseconds kAwakeSpin{3};
-
-ClientOptions client_options(Waiting waiting, const std::string& socket_path);
 
 class BenchDaemon {
  public:

@@ -121,6 +121,29 @@ Result<nanoseconds> DaemonCaller::call_filled() {
   return Clock::now() - started;
 }
 
+Result<nanoseconds> DaemonCaller::call_pipelined(std::size_t depth) {
+  const Clock::time_point started = Clock::now();
+  in_flight_.resize(depth);
+  for (std::size_t i = 0; i < depth; ++i) {
+    std::optional<Future>& place = in_flight_[(oldest_ + i) % depth];
+    if (place) continue;
+    Result<Request> request = filled_request();
+    if (!request) return error(request.error());
+    Result<Future> future = std::move(*request).submit();
+    if (!future) return error(future.error());
+    place = std::move(*future);
+  }
+  std::optional<Future>& oldest = in_flight_[oldest_];
+  while (!oldest->ready()) {
+  }
+  const Result<Reply> reply = oldest->wait();
+  if (!reply) return error(reply.error());
+  look_at(*reply);
+  oldest.reset();
+  oldest_ = (oldest_ + 1) % depth;
+  return Clock::now() - started;
+}
+
 Status DaemonCaller::fill_only() {
   const Result<Request> request = filled_request();
   return request ? Status() : request.error();

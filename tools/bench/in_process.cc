@@ -106,6 +106,12 @@ class TorchModel final : public InProcessModel {
     return guarded([&] { result_ = kernel_(kernel_arguments_); });
   }
 
+  std::span<const std::byte> output_bytes(std::size_t index) override {
+    at::Tensor& tensor = outputs_.at(index);
+    tensor = tensor.contiguous();
+    return {static_cast<const std::byte*>(tensor.data_ptr()), tensor.nbytes()};
+  }
+
   std::vector<double> output(std::size_t index) const override {
     const at::Tensor values = outputs_.at(index).to(at::kDouble).contiguous();
     return {values.data_ptr<double>(), values.data_ptr<double>() + values.numel()};

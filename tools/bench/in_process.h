@@ -4,6 +4,7 @@
 // Thread safety: one thread at a time.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <span>
 #include <string>
@@ -33,6 +34,8 @@ class InProcessModel {
   // The bucket kernel alone, by the TorchScript interpreter.
   virtual Status run_kernel() = 0;
 
+  // Bytes of output `index` of the last run(), contiguous; valid until the next one.
+  virtual std::span<const std::byte> output_bytes(std::size_t index) = 0;
   // Values of output `index` of the last run as float64, whole. For comparing answers.
   virtual std::vector<double> output(std::size_t index) const = 0;
 };

@@ -10,6 +10,7 @@
 #include "tools/bench/bench_context.h"
 #include "tools/bench/cpu.h"
 #include "tools/bench/figures/figures.h"
+#include "tools/bench/plots.h"
 #include "tools/bench/report.h"
 #include "tools/bench/turn_process.h"
 
@@ -22,6 +23,7 @@ struct Arguments {
   bool list = false;
   std::vector<std::string> only;
   std::string artifact_folder;
+  std::string plot_folder;
 };
 
 std::vector<Figure> chosen_figures(const std::vector<std::string>& only) {
@@ -60,6 +62,9 @@ Status run_figures(const Arguments& arguments) {
     }
   }
   print_summary(all);
+  if (!arguments.plot_folder.empty()) {
+    if (Status status = write_plots(context, arguments.plot_folder); !status.ok()) return status;
+  }
   if (arguments.comparison.json_file.empty()) return {};
   return write_report(arguments.comparison.json_file, all, arguments.quick);
 }
@@ -86,6 +91,8 @@ int bench_main(int argc, char** argv) {
   app.add_option("--artifacts", arguments.artifact_folder,
                  "where the figures' artifacts are, or are made [default: bench-artifacts in the "
                  "build folder]");
+  app.add_option("--plot", arguments.plot_folder,
+                 "also measure and draw latency over payload and over clients, into this folder");
   CLI::Option* artifact = app.add_option("ARTIFACT,--artifact", comparison.artifact,
                                          "a bucket model's TorchScript file")
                               ->check(CLI::ExistingFile);

@@ -1,5 +1,6 @@
 #include "tools/bench/turn_program.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -16,6 +17,9 @@ namespace {
 using std::chrono::nanoseconds;
 using Clock = std::chrono::steady_clock;
 
+// Reports go to the standard output that the bench gave us; what libraries print must not.
+int report_fd = STDOUT_FILENO;
+
 bool read_all(void* to, std::size_t bytes) {
   auto* at = static_cast<std::byte*>(to);
   while (bytes > 0) {
@@ -31,7 +35,7 @@ bool read_all(void* to, std::size_t bytes) {
 bool write_all(const void* from, std::size_t bytes) {
   const auto* at = static_cast<const std::byte*>(from);
   while (bytes > 0) {
-    const ssize_t put = ::write(STDOUT_FILENO, at, bytes);
+    const ssize_t put = ::write(report_fd, at, bytes);
     if (put < 0 && errno == EINTR) continue;
     if (put <= 0) return false;
     at += put;
@@ -56,6 +60,7 @@ std::string take_turn(const TurnCaller& caller, const TurnOrder& order,
   for (std::uint64_t i = 0; i < order.warm_up; ++i) {
     if (const auto took = caller.call(); !took) return took.error().to_string();
   }
+  if (caller.begin_timed) caller.begin_timed();
   const Clock::time_point end = Clock::now() + nanoseconds(order.duration_ns);
   while (order.duration_ns != 0 ? Clock::now() < end : samples.size() < order.calls) {
     const auto took = caller.call();
@@ -68,6 +73,8 @@ std::string take_turn(const TurnCaller& caller, const TurnOrder& order,
 }  // namespace
 
 int serve_turns(const std::function<Result<TurnCaller>()>& make) {
+  report_fd = ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+  ::dup2(STDERR_FILENO, STDOUT_FILENO);
   const Result<TurnCaller> caller = make();
   if (!caller) {
     report({}, caller.error().to_string(), nullptr);

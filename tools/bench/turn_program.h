@@ -13,8 +13,9 @@ struct TurnCaller {
   std::function<Result<std::chrono::nanoseconds>()> call;
   // CPU time of the server so far; may be empty.
   std::function<std::chrono::nanoseconds()> server_cpu;
-  // Around each turn; may be empty.
+  // Around each turn, and between its warm-up and its timed calls; may be empty.
   std::function<void()> begin_turn;
+  std::function<void()> begin_timed;
   std::function<void()> end_turn;
 };
 
