@@ -57,6 +57,9 @@ Result<void> validate_buckets(const ModelDescription& model) {
     return bad(model, "has " + std::to_string(model.buckets.size()) + " buckets; 1 to " +
                           std::to_string(kMaxBuckets) + " are possible");
   }
+  if (!model.input_uses.empty() && model.input_uses.size() != model.inputs.size()) {
+    return bad(model, "does not say of each input whether it is copied");
+  }
   const BucketSpec& first = model.buckets.front();
   for (std::size_t b = 0; b < model.buckets.size(); ++b) {
     const BucketSpec& bucket = model.buckets[b];

@@ -71,6 +71,7 @@ TEST(ModelDescriptionTest, every_contradiction_is_found) {
         m.states[0].shape = Shape({INT64_MAX, 2});
       },
       [](ModelDescription& m) { m.buckets[0].state_views.resize(2); },
+      [](ModelDescription& m) { m.input_uses.resize(1); },
       [](ModelDescription& m) { m.states[0].sequence_dim = 2; },
       [](ModelDescription& m) { m.aliases[0].state = 1; },
       [](ModelDescription& m) { m.aliases[0].output = 1; },

@@ -135,6 +135,10 @@ Offset<ModelDescription> to_wire(FlatBufferBuilder& builder,
     for (const bucketd::DimRange& range : ranges) dims.emplace_back(range.min, range.max);
     accepted.push_back(CreateAcceptedInput(builder, builder.CreateVectorOfStructs(dims)));
   }
+  Offsets<InputUse> uses;
+  for (const bucketd::InputUseSpec& use : model.input_uses) {
+    uses.push_back(CreateInputUse(builder, use.in_place, builder.CreateString(use.reason)));
+  }
   const auto name = builder.CreateString(model.name);
   const auto backend = builder.CreateString(model.backend);
   const auto producer = builder.CreateString(model.producer);
@@ -148,12 +152,13 @@ Offset<ModelDescription> to_wire(FlatBufferBuilder& builder,
   const auto pad_vector = builder.CreateVector(pad);
   const auto accepted_vector = builder.CreateVector(accepted);
   const auto planning_reason = builder.CreateString(model.planning.reason);
+  const auto uses_vector = builder.CreateVector(uses);
   return CreateModelDescription(
       builder, name, backend, producer, digest, inputs, outputs, states_vector, aliases_vector,
       buckets_vector, crop_vector,
       model.kernel == bucketd::KernelKind::kPad ? KernelKind::kPad : KernelKind::kTorchScript,
       pad_vector, model.has_preprocessor, model.checks_inputs, accepted_vector,
-      static_cast<KernelPlanning>(model.planning.kind), planning_reason);
+      static_cast<KernelPlanning>(model.planning.kind), planning_reason, uses_vector);
 }
 
 Result<bucketd::ModelDescription> from_wire(const ModelDescription& wire) {
@@ -207,6 +212,9 @@ Result<bucketd::ModelDescription> from_wire(const ModelDescription& wire) {
     for_each(input.dims(), [&](const DimRange& range) {
       ranges.push_back({range.min(), range.max()});
     });
+  });
+  for_each(wire.input_uses(), [&](const InputUse& use) {
+    model.input_uses.push_back({use.in_place(), text(use.reason())});
   });
   if (const bucketd::Status status = validate(model); !status.ok()) {
     return error(status.with_context("malformed model description"));

@@ -229,6 +229,7 @@ Result<const Plan*> RequestRunner::find_authors_plan(Lane& lane) {
 // Fills views_ with private tensors: padded by `plan` if `pad`, laid out by it if not, as the
 // caller has them without a plan.
 Status RequestRunner::copy_inputs(Lane& lane, std::uint32_t slot, const Plan* plan, bool pad) {
+  const ModelDescription& model = lane.model().description();
   const std::span<const std::byte> source = lane.input(slot);
   const std::size_t count = plan != nullptr ? plan->inputs.size() : inputs_.signatures.size();
   std::uint64_t bytes = 0;
@@ -242,8 +243,7 @@ Status RequestRunner::copy_inputs(Lane& lane, std::uint32_t slot, const Plan* pl
   }
   std::byte* memory = memory_.reserve(std::max<std::uint64_t>(bytes, kTensorAlignment));
   if (memory == nullptr) {
-    return Status(StatusCode::kResourceExhausted, model_text(lane.model().description()) +
-                                                      ": no memory for inputs of " +
+    return Status(StatusCode::kResourceExhausted, model_text(model) + ": no memory for inputs of " +
                                                       std::to_string(bytes) + " bytes");
   }
   views_.resize(count);
@@ -267,8 +267,13 @@ Status RequestRunner::copy_inputs(Lane& lane, std::uint32_t slot, const Plan* pl
     view.dtype = signature.dtype;
     view.shape = plan != nullptr ? plan->inputs[i].padded : signature.shape;
     const bool has_view_shape = !pad || plan == nullptr || signature.shape == view.shape;
-    if (lane.is_private_input() && has_view_shape && signature.dtype != DType::kBool) {
-      view.data = from;  // it was copied on its way here
+    // It was copied on its way here, or does no harm when the client changes it meanwhile.
+    const bool may_stay =
+        lane.is_private_input()
+            ? signature.dtype != DType::kBool
+            : plan != nullptr && i < model.input_uses.size() && model.input_uses[i].in_place;
+    if (may_stay && has_view_shape) {
+      view.data = from;
       continue;
     }
     view.data = memory;

@@ -134,6 +134,33 @@ TEST(RequestRunner, leaves_nothing_in_an_answer_that_was_in_its_memory_before) {
   }
 }
 
+// Whether the bucket got the memory that the client wrote to.
+bool is_read_in_place(bool allowed, std::int64_t size) {
+  ModelDescription model = pad_model("m", {4}, 0, PadSide::kRight, DType::kFloat32);
+  model.input_uses = {{allowed, "a test says so"}};
+  const std::byte* seen = nullptr;
+  Serving serving;
+  const auto client = serving.connect(
+      serving.add_model(std::move(model), [&](const testing::FakeModel::Execution& execution) {
+        seen = execution.inputs[0].data;
+        return Status();
+      }));
+  const std::vector<float> values(static_cast<std::size_t>(size), 2.5F);
+  client->lane->submit(1, 7, tensor<float>({1, size}, values));
+  const std::optional<TestAnswer> answer = client->lane->wait();
+  EXPECT_TRUE(answer && answer->status() == StatusCode::kOk);
+  EXPECT_EQ(answer->cropped<float>(0), values);
+  EXPECT_TRUE(serving.wait_until_idle());
+  const auto slot = serving.scheduler().find_lane(client->channel_id, 1)->input(1);
+  return seen >= slot.data() && seen < slot.data() + slot.size();
+}
+
+TEST(RequestRunner, reads_in_place_what_the_backend_allows_and_fits_the_bucket_as_it_is) {
+  EXPECT_TRUE(is_read_in_place(true, 4));
+  EXPECT_FALSE(is_read_in_place(true, 3)) << "it has to be padded";
+  EXPECT_FALSE(is_read_in_place(false, 4));
+}
+
 TEST(RequestRunner, refuses_a_padded_request_of_an_unknown_plan_or_another_signature) {
   Serving serving;
   const auto client = serving.connect(serving.add_model(pad_model("m", {4, 8})));

@@ -147,6 +147,10 @@ json description_json(const ModelDescription& model) {
       }
       input["accepted"] = ranges;
     }
+    if (i < model.input_uses.size()) {
+      input["in_place"] = model.input_uses[i].in_place;
+      input["in_place_reason"] = model.input_uses[i].reason;
+    }
     inputs.push_back(input);
   }
   json outputs = json::array();

@@ -84,6 +84,19 @@ TEST(Render, a_description_tells_how_each_bucket_gets_its_states_and_why) {
   EXPECT_EQ(json["states"][0]["align"], "right");
 }
 
+TEST(Render, a_description_tells_which_inputs_are_copied_and_why) {
+  ModelDescription model = bert();
+  EXPECT_THAT(description_text(model), Not(HasSubstr("WHY")));  // no backend has told
+  model.inputs.push_back({"pixels", DType::kFloat32});
+  model.input_uses = {{false, "its dtype is int64\x1b[31m"}, {true, "only arithmetic reads it"}};
+  const std::string text = description_text(model);
+  EXPECT_THAT(text, HasSubstr("from a copy  its dtype is int64\\x1b[31m\n"));
+  EXPECT_THAT(text, HasSubstr("pixels  in place     only arithmetic reads it\n"));
+  const nlohmann::json json = description_json(model);
+  EXPECT_EQ(json["inputs"][0]["in_place"], false);
+  EXPECT_EQ(json["inputs"][1]["in_place_reason"], "only arithmetic reads it");
+}
+
 TEST(Render, states_that_a_bucket_gets_alike_share_a_row) {
   ModelDescription model = bert();
   model.states = {{"keys", DType::kFloat32, {512}, {}}, {"values", DType::kFloat32, {512}, {}}};

@@ -105,6 +105,17 @@ std::string state_views_text(const ModelDescription& model) {
   return is_empty ? std::string() : "\n" + table.to_string();
 }
 
+// Which inputs are copied before buckets read them, and why.
+std::string input_uses_text(const ModelDescription& model) {
+  if (model.input_uses.empty()) return "";
+  TextTable table({"INPUT", "READ", "WHY"});
+  for (std::size_t i = 0; i < model.input_uses.size() && i < model.inputs.size(); ++i) {
+    const InputUseSpec& use = model.input_uses[i];
+    table.add_row({model.inputs[i].name, use.in_place ? "in place" : "from a copy", use.reason});
+  }
+  return "\n" + table.to_string();
+}
+
 const char* side_text(PadSide side) { return side == PadSide::kRight ? "right" : "left"; }
 
 // What sizes input `index` may have: "[1, 1..512]".
@@ -245,7 +256,9 @@ std::string description_text(const ModelDescription& model) {
     buckets.add_row({std::to_string(b), shapes_text(model.buckets[b].inputs),
                      shapes_text(model.buckets[b].outputs), shapes_text(model.buckets[b].states)});
   }
-  text << "\n" << tensors.to_string() << "\n" << buckets.to_string() << state_views_text(model);
+  text << "\n"
+       << tensors.to_string() << "\n"
+       << buckets.to_string() << input_uses_text(model) << state_views_text(model);
   return text.str();
 }
 

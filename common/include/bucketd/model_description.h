@@ -119,6 +119,15 @@ struct KernelPlanSpec {
   friend bool operator==(const KernelPlanSpec&, const KernelPlanSpec&) = default;
 };
 
+// Whether buckets read an input where the client wrote it, or the worker copies it first; and why.
+// Of inputs that are laid out as the bucket takes them. Found by the backend when it loads the
+// model, not the artifact's.
+struct InputUseSpec {
+  bool in_place = false;
+  std::string reason;
+  friend bool operator==(const InputUseSpec&, const InputUseSpec&) = default;
+};
+
 struct ModelDescription {
   std::string name;
   std::string backend;   // "torchscript"
@@ -137,6 +146,7 @@ struct ModelDescription {
   bool checks_inputs = true;  // "accepts": "declared"
   // accepted[i][d]: sizes of dimension d of input i, meaningful when checks_inputs.
   std::vector<std::vector<DimRange>> accepted;
+  std::vector<InputUseSpec> input_uses = {};  // one for each input; empty until it is loaded
   friend bool operator==(const ModelDescription&, const ModelDescription&) = default;
 };
 

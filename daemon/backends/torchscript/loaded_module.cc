@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "daemon/backends/torchscript/file_reading.h"
+#include "daemon/backends/torchscript/input_use.h"
 #include "daemon/backends/torchscript/libtorch_errors.h"
 #include "daemon/backends/torchscript/storages.h"
 #include "daemon/backends/torchscript/tensors.h"
@@ -180,6 +181,7 @@ Status LoadedModule::measure_storages() {
 
 Status LoadedModule::find_buckets() {
   const std::size_t arguments = description_.inputs.size() + description_.states.size();
+  reasons_to_copy_.resize(description_.inputs.size());
   for (std::size_t b = 0; b < description_.buckets.size(); ++b) {
     const std::string name = numbered("bucket", b);
     if (!module_.hasattr(name) || !module_.attr(name).isModule()) {
@@ -194,6 +196,10 @@ Status LoadedModule::find_buckets() {
     }
     buckets_.push_back(
         {bucket._ivalue(), &forward->function(), written_arguments(forward->function())});
+    const std::vector<std::string> reasons = torchscript::reasons_to_copy(forward->function());
+    for (std::size_t i = 0; i < reasons_to_copy_.size(); ++i) {
+      if (reasons_to_copy_[i].empty()) reasons_to_copy_[i] = reasons[i];
+    }
   }
   if (module_.hasattr(numbered("bucket", description_.buckets.size()))) {
     return unfit("the module has more buckets than the metadata's " +

@@ -58,6 +58,8 @@ class LoadedModule {
   bool writes_input(std::size_t bucket, std::size_t input) const {
     return buckets_[bucket].writes[input];
   }
+  // Why that argument of some bucket has to be copied before it is read; empty if it need not be.
+  const std::string& reason_to_copy(std::size_t input) const { return reasons_to_copy_[input]; }
   bool writes_state(std::size_t bucket, std::size_t state) const {
     return buckets_[bucket].writes[description_.inputs.size() + state];
   }
@@ -96,6 +98,7 @@ class LoadedModule {
   torch::jit::Module module_;
   c10::IValue self_;
   std::vector<Bucket> buckets_;
+  std::vector<std::string> reasons_to_copy_;  // one for each input
   torch::jit::Function* kernel_ = nullptr;
   torch::jit::Function* preprocessor_ = nullptr;
   c10::IValue shapes_collection_;

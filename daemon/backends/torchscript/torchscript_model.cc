@@ -32,6 +32,17 @@ ModelDescription describe(const LoadedModule& module, const StateViews& views,
   for (std::size_t b = 0; b < views.specs().size(); ++b) {
     description.buckets[b].state_views = views.specs()[b];
   }
+  for (std::size_t i = 0; i < description.inputs.size(); ++i) {
+    InputUseSpec& use = description.input_uses.emplace_back();
+    // Integers and booleans are what operators take as indices and masks.
+    if (!is_floating_point(description.inputs[i].dtype)) {
+      use.reason = "its dtype is " + std::string(dtype_name(description.inputs[i].dtype));
+    } else {
+      use.reason = module.reason_to_copy(i);
+      use.in_place = use.reason.empty();
+      if (use.in_place) use.reason = "only arithmetic reads it";
+    }
+  }
   return description;
 }
 

@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/ usr / bin / python3
 """Writes the artifacts that only the TorchScript backend's tests load.
 
     /usr/bin/python3 daemon/backends/torchscript/testing/make_backend_artifacts.py -o FOLDER
@@ -20,8 +20,7 @@ import sealed_archive  # noqa: E402
 from bucketd import torch_neuronx  # noqa: E402
 from bucketd.torch_neuronx import BucketModelConfig, PadKernel  # noqa: E402
 
-
-# The state preprocessor of the autobucketing guide, word for word.
+#The state preprocessor of the autobucketing guide, word for word.
 def state_preprocessor(shapes_collection: List[List[List[int]]], states: List[torch.Tensor], bucket_idx_tensor: torch.Tensor)->List[torch.Tensor]:
     bucket_idx = torch.ops.aten.Int(bucket_idx_tensor)
     shapes = shapes_collection[bucket_idx]
@@ -170,30 +169,35 @@ def trace(folder, name, model, examples, aliases=None, kernel=None, **options):
 
 def make_stateful(folder):
     two = [torch.arange(512.0).unsqueeze(0), torch.ones(1, 512)]
-    trace(folder, "guide_states", with_states, [torch.ones(1, n) for n in (128, 512)], {0: 2},
+    trace(folder, "guide_states", with_states, [torch.ones(1, n) for n in (128, 512)], {
+  0 : 2},
           shared_state_buffer=two, shared_state_buffer_preprocessor=get_state_preprocessor,
           state_shapes=[[[1, 128]] * 2, [[1, 512]] * 2])
-    # Written in place, four rows of which each bucket takes the tail.
+#Written in place, four rows of which each bucket takes the tail.
     trace(folder, "grows_in_place", grow, [torch.ones(4, n) for n in (128, 512)],
           shared_state_buffer=[torch.zeros(4, 512)], shared_state_buffer_preprocessor=get_state_preprocessor,
           state_shapes=[[[4, 128]], [[4, 512]]])
-    # A read-only state of which every request gets a copy, and one that is replaced.
-    trace(folder, "copies_one", lambda x, a, b: (x + a, b + x), [torch.ones(4)], {1: 1}, kernel=PadKernel(dims=[]),
+#A read - only state of which every request gets a copy, and one that is replaced.
+    trace(folder, "copies_one", lambda x, a, b: (x + a, b + x), [torch.ones(4)], {
+  1 : 1}, kernel=PadKernel(dims=[]),
           shared_state_buffer=[torch.arange(16.0), torch.zeros(4)],
           shared_state_buffer_preprocessor=lambda: every_fourth, state_shapes=[[[4], [4]]])
     trace(folder, "index_by_element", lambda x, a: x + a, [torch.ones(4), torch.ones(8)],
           shared_state_buffer=[torch.arange(8.0)], shared_state_buffer_preprocessor=lambda: head_by_element,
           state_shapes=[[[4]], [[8]]])
-    # A bucket that changes the sizes of the view which it was given.
+#A bucket that changes the sizes of the view which it was given.
     trace(folder, "reshapes_its_state", Function(add_transposed), [torch.ones(2, 4)], kernel=PadKernel(dims=[]),
           output_names=["y"], shared_state_buffer=[torch.zeros(4, 2)])
-    # Each state becomes the other: what is written back must not be read after the first is written.
-    trace(folder, "swap_states", lambda x, a, b: (x + 1, b, a), [torch.ones(1, 4)], {0: 1, 1: 2},
+#Each state becomes the other : what is written back must not be read after the first is written.
+    trace(folder, "swap_states", lambda x, a, b: (x + 1, b, a), [torch.ones(1, 4)], {
+  0 : 1, 1 : 2},
           shared_state_buffer=[torch.full((1, 4), 1.0), torch.full((1, 4), 2.0)])
-    # An ordinary output that is the very state which an alias changes.
-    trace(folder, "output_is_state", lambda x, a: (a, a + x), [torch.ones(1, 4)], {0: 1},
+#An ordinary output that is the very state which an alias changes.
+    trace(folder, "output_is_state", lambda x, a: (a, a + x), [torch.ones(1, 4)], {
+  0 : 1},
           shared_state_buffer=[torch.zeros(1, 4)])
-    trace(folder, "state_tells_where", lambda x, a, b: (x + 1, b + x), [torch.ones(4)], {1: 1}, kernel=PadKernel(dims=[]),
+    trace(folder, "state_tells_where", lambda x, a, b: (x + 1, b + x), [torch.ones(4)], {
+  1 : 1}, kernel=PadKernel(dims=[]),
           shared_state_buffer=[torch.zeros(2), torch.zeros(16)],
           shared_state_buffer_preprocessor=lambda: slice_where_state_says, state_shapes=[[[2], [4]]])
     trace(folder, "copied_state_read", lambda x, a: x + a, [torch.ones(1, 4)],
@@ -214,7 +218,8 @@ def make_sliced(folder):
         metadata = {
             **module_mutations._WITH_STATE,
             "states": [{"name": "s", "dtype": "float32", "shape": [1, elements]}],
-            "buckets": [{**bucket, "states": [[1, bucket["inputs"][0][0]]]} for bucket in module_mutations._WITH_STATE["buckets"]],
+            "buckets": [{
+  **bucket, "states" : [[ 1, bucket["inputs"][0][0] ]]} for bucket in module_mutations._WITH_STATE["buckets"]],
         }
         (folder / "sliced" / f"{kib}.pt").write_bytes(
             module_mutations.build_with_state(metadata=metadata, states=(torch.zeros(1).expand(1, elements),), preprocessor_source=guide))
