@@ -28,8 +28,9 @@ void visit_nodes(const torch::jit::Block* block, const Visit& visit) {
 // doubt.
 std::vector<bool> written_arguments(const torch::jit::Function& function);
 
-// The tensors that `function`, a method of `self`, may write in place although they outlive its call:
-// attributes of `self` and of what it holds, constants of its graph. Nothing when that cannot be told.
+// The tensors that `function`, a method of `self`, may write in place although they outlive its
+// call: attributes of `self` and of what it holds, constants of its graph. Nothing when that cannot
+// be told.
 std::optional<std::vector<at::Tensor>> written_kept_tensors(const torch::jit::Function& function,
                                                             const c10::IValue& self);
 
