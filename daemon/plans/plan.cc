@@ -196,6 +196,16 @@ Status make_plan(const ModelDescription& model, std::size_t bucket,
       return unwritten(model, *output);
     }
   }
+  const bool has_constants = std::ranges::any_of(recorded.moves, [&](const Move& move) {
+    return !move.is_fill() && recorded.buffers[move.from].kind == BufferKind::kConstant;
+  });
+  if (!has_constants) recorded.constants = {};
+  if (recorded.moves.size() > kMaxPlanMoves || recorded.constants.size() > kMaxPlanConstantBytes) {
+    return Status(StatusCode::kUnimplemented,
+                  "it would take " + std::to_string(recorded.moves.size()) + " moves and " +
+                      std::to_string(recorded.constants.size()) +
+                      " bytes of constants, more than a plan may keep");
+  }
   for (Move& move : recorded.moves) simplify(move);
   for (MoveBuffer& buffer : recorded.buffers) {
     if (buffer.kind == BufferKind::kOutput) {

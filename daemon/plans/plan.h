@@ -25,6 +25,11 @@ struct PlanInput {
   std::uint64_t offset = 0;  // in private memory, a multiple of kTensorAlignment
 };
 
+// Most that one plan keeps: about 100 KiB of moves, and what the kernel's own tensors hold. Plans
+// are many: one for each signature of each lane.
+inline constexpr std::size_t kMaxPlanMoves = 256;
+inline constexpr std::size_t kMaxPlanConstantBytes = 64 << 10;
+
 struct Plan {
   std::uint32_t id = 0;  // 0: not kept
   // Bucket input i is the caller's input i, of the same dtype, whole, with padding around: clients
@@ -41,8 +46,8 @@ struct Plan {
 // The plan of a kernel that chose `bucket` for `inputs` and did `recorded`, whose outputs are the
 // bucket's inputs, of their dtypes and shapes. Data go straight from inputs to outputs where
 // forward_moves() can tell how, else through the kernel's temporaries.
-// Errors: UNIMPLEMENTED when an output holds memory that nothing wrote; INTERNAL when sizes
-// overflow.
+// Errors: UNIMPLEMENTED when an output holds memory that nothing wrote, or a plan would be too
+// large to be kept; INTERNAL when sizes overflow.
 Status make_plan(const ModelDescription& model, std::size_t bucket,
                  std::span<const TensorSignature> inputs, MoveList recorded, Plan& plan);
 

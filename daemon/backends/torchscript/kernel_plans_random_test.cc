@@ -344,7 +344,8 @@ TEST(KernelPlansRandom, every_plan_is_what_the_interpreter_does) {
   for (const auto& [reason, count] : reasons) std::printf("%6d %s\n", count, reason.c_str());
   EXPECT_GT(planned, cases / 4);
   EXPECT_GT(moving, cases / 10);
-  EXPECT_GE(moving_planned * 10, moving * 9) << "kernels that only move data have plans";
+  // 90% is what is promised; fewer than these would be a mistake in following data.
+  EXPECT_GE(moving_planned * 100, moving * 98) << "kernels that only move data have plans";
 }
 
 }  // namespace

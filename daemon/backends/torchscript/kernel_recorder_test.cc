@@ -267,6 +267,13 @@ TEST_F(KernelRecorderTest, loops_run_as_long_as_they_do_and_not_for_ever) {
                    "steps");
 }
 
+TEST_F(KernelRecorderTest, a_plan_that_is_too_large_to_be_kept_is_none) {
+  expect_unplanned(returning("torch.cat([x.flatten(), torch.arange(0.0, 20000.0)])"),
+                   "bytes of constants");
+  expect_planned(returning("torch.cat([x.flatten(), torch.arange(0.0, 200.0)])"));
+  expect_unplanned(returning("torch.stack([x[i % 2, i % 3] for i in range(300)])"), "300 moves");
+}
+
 TEST_F(KernelRecorderTest, operators_that_are_not_known_are_named) {
   expect_unplanned(returning("torch.relu(x)"), "aten::relu: plans know no such operator");
   expect_unplanned(returning("torch.rand([2, 3])"), "aten::rand");
