@@ -201,6 +201,12 @@ std::ptrdiff_t map_count(pid_t pid) {
   return memfds;
 }
 
+std::ptrdiff_t child_count(pid_t pid) {
+  const std::string text = std::to_string(pid);
+  std::ifstream children("/proc/" + text + "/task/" + text + "/children");
+  return std::distance(std::istream_iterator<pid_t>(children), std::istream_iterator<pid_t>());
+}
+
 // Of the process, in KiB.
 std::int64_t resident_kib(pid_t pid) {
   std::ifstream status("/proc/" + std::to_string(pid) + "/status");
@@ -225,6 +231,8 @@ TEST_P(Sessions, leave_nothing_when_they_are_closed) {
   };
   // The worker unmaps in its own time.
   const auto nothing_is_mapped = [&] { return client.status() && map_count(worker) == 0; };
+  // The process that tried the artifact out has ended, and its descriptors with it.
+  EXPECT_TRUE(eventually([&] { return child_count(daemon.pid()) == 1; }));
   // What became of the last ones is remembered, of 64 of a user.
   for (int i = 0; i < 20; ++i) cycle();
   EXPECT_TRUE(eventually(nothing_is_mapped));
@@ -235,9 +243,8 @@ TEST_P(Sessions, leave_nothing_when_they_are_closed) {
   for (int i = 0; i < cycles / 5 && !HasFailure(); ++i) cycle();
   EXPECT_EQ(client.status()->sessions, 0u);
   EXPECT_TRUE(eventually(nothing_is_mapped));
-  // Fewer when the process that tried the artifact out has ended meanwhile.
-  EXPECT_LE(count("/proc/" + std::to_string(daemon.pid()) + "/fd"), daemon_fds);
-  EXPECT_LE(count("/proc/" + std::to_string(worker) + "/fd"), worker_fds);
+  EXPECT_EQ(count("/proc/" + std::to_string(daemon.pid()) + "/fd"), daemon_fds);
+  EXPECT_EQ(count("/proc/" + std::to_string(worker) + "/fd"), worker_fds);
   EXPECT_TRUE(client.sessions()->empty());
   const std::int64_t daemon_growth_kib = resident_kib(daemon.pid()) - daemon_kib;
   const std::int64_t worker_growth_kib = resident_kib(worker) - worker_kib;
