@@ -3,16 +3,11 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <chrono>
+
+#include "common/monotonic_clock.h"
 
 namespace bucketd {
 namespace {
-
-std::uint64_t now_ns() {
-  const auto since_boot = std::chrono::steady_clock::now().time_since_epoch();
-  return static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::nanoseconds>(since_boot).count());
-}
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -43,14 +38,14 @@ void SpinBudget::note(bool paid) {
 
 StayAwake::StayAwake(std::uint64_t duration_ns) {
   if (duration_ns == 0) return;
-  last_look_ns_ = now_ns();
+  last_look_ns_ = monotonic_ns();
   until_ns_ = last_look_ns_ + duration_ns;
 }
 
 bool StayAwake::goes_on() {
   if (until_ns_ == 0) return false;
   relax();
-  const std::uint64_t now = now_ns();
+  const std::uint64_t now = monotonic_ns();
   lost_cpu_ = lost_cpu_ || now - last_look_ns_ > kLostCpuNs;
   last_look_ns_ = now;
   return !lost_cpu_ && now < until_ns_;

@@ -6,7 +6,7 @@
 #include <array>
 
 #include "common/message_socket.h"
-#include "daemon/worker/monotonic_clock.h"
+#include "common/monotonic_clock.h"
 
 namespace bucketd {
 namespace {

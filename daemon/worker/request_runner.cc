@@ -3,10 +3,10 @@
 #include <cstring>
 #include <string>
 
+#include "common/monotonic_clock.h"
 #include "daemon/plans/padding.h"
 #include "daemon/plans/plan.h"
 #include "daemon/worker/answer.h"
-#include "daemon/worker/monotonic_clock.h"
 #include "daemon/worker/read_once.h"
 
 namespace bucketd {

@@ -6,7 +6,7 @@
 
 #include <cstring>
 
-#include "daemon/worker/monotonic_clock.h"
+#include "common/monotonic_clock.h"
 #include "daemon/worker/testing/serving.h"
 
 namespace bucketd {

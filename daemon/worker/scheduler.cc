@@ -4,8 +4,8 @@
 #include <chrono>
 #include <utility>
 
+#include "common/monotonic_clock.h"
 #include "daemon/worker/answer.h"
-#include "daemon/worker/monotonic_clock.h"
 
 namespace bucketd {
 namespace {

@@ -3,8 +3,8 @@
 #include <iterator>
 #include <utility>
 
+#include "common/monotonic_clock.h"
 #include "daemon/worker/answer.h"
-#include "daemon/worker/monotonic_clock.h"
 #include "daemon/worker/scheduler.h"
 
 namespace bucketd {

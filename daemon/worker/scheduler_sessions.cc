@@ -4,7 +4,7 @@
 #include <limits>
 #include <utility>
 
-#include "daemon/worker/monotonic_clock.h"
+#include "common/monotonic_clock.h"
 #include "daemon/worker/scheduler.h"
 
 namespace bucketd {

@@ -10,7 +10,7 @@
 #include <set>
 #include <thread>
 
-#include "daemon/worker/monotonic_clock.h"
+#include "common/monotonic_clock.h"
 #include "daemon/worker/testing/serving.h"
 
 namespace bucketd {

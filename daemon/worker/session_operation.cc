@@ -1,6 +1,6 @@
 #include "daemon/worker/session_operation.h"
 
-#include "daemon/worker/monotonic_clock.h"
+#include "common/monotonic_clock.h"
 
 namespace bucketd {
 namespace {

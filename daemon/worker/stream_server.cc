@@ -8,7 +8,7 @@
 #include <array>
 #include <cerrno>
 
-#include "daemon/worker/monotonic_clock.h"
+#include "common/monotonic_clock.h"
 
 namespace bucketd {
 namespace {

@@ -5,8 +5,8 @@
 #include <atomic>
 #include <mutex>
 
+#include "common/monotonic_clock.h"
 #include "daemon/link/session_record.h"
-#include "daemon/worker/monotonic_clock.h"
 #include "daemon/worker/testing/serving.h"
 #include "daemon/worker/testing/supervisor_end.h"
 

@@ -7,7 +7,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "daemon/worker/monotonic_clock.h"
+#include "common/monotonic_clock.h"
 #include "daemon/worker/testing/serving.h"
 #include "daemon/worker/testing/supervisor_end.h"
 

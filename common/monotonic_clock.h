@@ -1,4 +1,5 @@
-// CLOCK_MONOTONIC in nanoseconds: the clock of deadlines and of all times on the status page.
+// CLOCK_MONOTONIC in nanoseconds: the clock of deadlines, of completions, and of all times on the
+// status page.
 #pragma once
 
 #include <chrono>
