@@ -4,8 +4,10 @@
 // Thread safety: one thread at a time.
 #pragma once
 
+#include <any>
 #include <chrono>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -49,10 +51,23 @@ class BenchContext {
   Result<InProcessModel*> in_process(const std::string& artifact);
   void forget_in_process(const std::string& artifact) { in_process_.erase(artifact); }
 
+  // What `make` gives, made when first asked for under that key: for figures that are two looks at
+  // one measurement.
+  template <typename T>
+  Result<T> once(const std::string& key, const std::function<Result<T>()>& make) {
+    if (const auto found = once_.find(key); found != once_.end()) {
+      return std::any_cast<T>(found->second);
+    }
+    Result<T> made = make();
+    if (made) once_[key] = *made;
+    return made;
+  }
+
  private:
   BenchOptions options_;
   std::map<Waiting, BenchDaemon> daemons_;
   std::map<std::string, std::unique_ptr<InProcessModel>> in_process_;
+  std::map<std::string, std::any> once_;  // by key
 };
 
 }  // namespace bucketd

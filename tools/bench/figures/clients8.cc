@@ -15,6 +15,11 @@ namespace {
 
 constexpr std::size_t kClients = 8;
 
+Result<ClientLoad> load_of_eight(BenchContext& context, const std::string& artifact) {
+  return context.once<ClientLoad>("clients8 " + artifact,
+                                  [&] { return measure_load(context, artifact, kClients); });
+}
+
 std::string rates_text(const ClientLoad& load) {
   return std::to_string(static_cast<long>(median(load.daemon_rates))) + " / " +
          std::to_string(static_cast<long>(median(load.in_process_rates))) +
@@ -30,7 +35,7 @@ Result<std::vector<FigureRow>> measure_throughput(BenchContext& context, const F
   std::vector<FigureRow> rows;
   for (const auto& [artifact, variant] :
        {std::pair{figure.artifacts[0], ""}, std::pair{figure.artifacts[1], "20us"}}) {
-    const Result<ClientLoad> load = measure_load(context, artifact, kClients);
+    const Result<ClientLoad> load = load_of_eight(context, artifact);
     if (!load) return error(load.error());
     FigureRow row = row_of(figure, variant);
     row.ratio = median(load->daemon_rates) / median(load->in_process_rates);
@@ -47,7 +52,7 @@ Result<std::vector<FigureRow>> measure_fairness(BenchContext& context, const Fig
   std::vector<FigureRow> rows;
   for (const auto& [artifact, variant] :
        {std::pair{figure.artifacts[0], ""}, std::pair{figure.artifacts[1], "20us"}}) {
-    const Result<ClientLoad> load = measure_load(context, artifact, kClients);
+    const Result<ClientLoad> load = load_of_eight(context, artifact);
     if (!load) return error(load.error());
     FigureRow row = row_of(figure, variant);
     row.ratio = jain_index(load->by_client);
